@@ -1,0 +1,7 @@
+"""Images to learn from, as LightningDataModules that yield `(x, label)`."""
+
+from diffusion_lightning.data.cifar10 import CIFAR10
+from diffusion_lightning.data.image_folder import ImageFolder
+from diffusion_lightning.data.mnist import MNIST, EmbeddedMNIST
+
+__all__ = ["CIFAR10", "MNIST", "EmbeddedMNIST", "ImageFolder"]

@@ -1,0 +1,53 @@
+"""Train, watch and trust score-based diffusion models.
+
+The names below load on first use, so that the mathematics costs torch alone: Lightning, W&B and torchmetrics are
+imported only with the names that need them.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "sde": ("SDE", "PowerVESDE", "VESDE", "VPSDE", "SubVPSDE", "KarrasSDE"),
+    "parameterization": ("Parameterization", "ScorePrediction", "NoisePrediction", "KarrasPreconditioning"),
+    "denoiser": ("Denoiser", "GaussianMixtureDenoiser"),
+    "objective": ("DenoisingScoreMatching", "UniformTimes", "LogNormalTimes"),
+    "samplers": (
+        "Sampler",
+        "EulerMaruyama",
+        "PredictorCorrector",
+        "EulerMaruyamaPredictor",
+        "ReverseDiffusionPredictor",
+        "AncestralPredictor",
+        "LangevinCorrector",
+        "AnnealedLangevinCorrector",
+        "ProbabilityFlowODE",
+        "Heun",
+    ),
+    "networks": ("ScoreNet", "UNet"),
+    "data": ("EmbeddedMNIST", "MNIST", "CIFAR10", "ImageFolder"),
+    "ema": ("EMA",),
+    "module": ("ScoreModule",),
+    "callbacks": (
+        "SampleGrid",
+        "FIDCallback",
+        "SampleWriter",
+        "LastCheckpoint",
+        "BestCheckpoint",
+        "TrainingProgressBar",
+    ),
+    "loggers": ("WandbLogger", "RunLogger"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,120 @@
+"""FID after an epoch, named by its features and its number of samples, so that only equals are compared."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, share
+from diffusion_lightning.images import to_uint8
+from diffusion_lightning.metrics.fid import ReferenceFID, build_features
+from diffusion_lightning.module import ScoreModule, global_seed
+from diffusion_lightning.progress import progress_bar
+from diffusion_lightning.randomness import Stream, derive_seed
+from diffusion_lightning.samplers import Sampler
+
+
+class FIDCallback(Callback):
+    """Logs the Fréchet distance between samples, drawn with the EMA weights, and the training images.
+
+    Logged as ``fid/<features>@<num_samples>``, such as ``fid/mnist@1000``. Samples are quantized to 8 bits first, as
+    images are. The drawing is split over the processes, torchmetrics adds up their statistics, and the training images'
+    statistics are computed once and kept on disk. It also runs after ``lightning validate`` and ``lightning test``.
+
+    Args:
+        sampler: the module's own if left out.
+        num_samples: generated images, at least 2; FIDs of different numbers do not compare.
+        feature: ``"mnist"`` (digit classifier, shipped), ``"inception"`` (downloads its weights), ``"auto"`` (the first
+            for data sets of digits, else the second), or a module from uint8 ``(B, C, H, W)`` to ``(B, F)``.
+        every_n_epochs: how often; the end of training always counts.
+        batch_size: how many samples are drawn at once in each process.
+        feature_weights: local file of the inception network's weights, for machines without a network.
+        cache: folder for the training images' statistics; ``~/.cache/diffusion_lightning`` if left out.
+
+    Raises:
+        ValueError: if a number is too small, or at the start if the sampler does not fit the SDE, ``feature`` has an
+            unknown name, or the data has no reference images.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler | None = None,
+        num_samples: int = 1000,
+        feature: Literal["auto", "inception", "mnist"] | nn.Module = "auto",
+        every_n_epochs: int = 1,
+        batch_size: int = 250,
+        feature_weights: str | None = None,
+        cache: str | None = None,
+    ) -> None:
+        check_at_least_one(num_samples=num_samples - 1, every_n_epochs=every_n_epochs, batch_size=batch_size)
+        self.sampler = sampler
+        self.num_samples = num_samples
+        self.feature = feature
+        self.every_n_epochs = every_n_epochs
+        self.batch_size = batch_size
+        self.feature_weights = feature_weights
+        self.cache = Path(cache) if cache is not None else None
+        self.name: str | None = None
+        """What the result is logged as; known after ``setup``."""
+        self._fid: ReferenceFID | None = None
+        self._has_reference = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, ScoreModule)
+        if self.sampler is not None:
+            self.sampler.check(pl_module.denoiser.sde)
+        if self._fid is not None or stage == "predict":
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not hasattr(data, "fid_reference"):
+            raise ValueError(f"FIDCallback: {type(data).__name__} has no fid_reference(), the images to compare with")
+        feature = data.fid_feature if self.feature == "auto" else self.feature
+        label, features = build_features(feature, self.feature_weights)
+        self.name = f"fid/{label}@{self.num_samples}"
+        self._fid = ReferenceFID(features, self.cache)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if is_due(trainer, self.every_n_epochs):
+            self._evaluate(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._evaluate(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluate(trainer, pl_module)
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ScoreModule)
+        assert self._fid is not None
+        assert self.name is not None
+        self._fid.metric.to(pl_module.device)
+        if not self._has_reference:
+            self._set_reference(trainer)
+        seed = derive_seed(global_seed(), trainer.global_rank, Stream.FID)
+        generator = torch.Generator(pl_module.device).manual_seed(seed)
+        count = share(self.num_samples, trainer.world_size, trainer.global_rank)
+        with progress_bar(total=count, desc=self.name, unit="image", disable=not trainer.is_global_zero) as bar:
+            for first in range(0, count, self.batch_size):
+                size = min(self.batch_size, count - first)
+                # each process takes its own part of the classes' turns
+                indices = trainer.global_rank + trainer.world_size * torch.arange(
+                    first, first + size, device=pl_module.device
+                )
+                labels = pl_module.default_labels(indices)
+                samples = pl_module.sample(self.sampler, size, labels, generator, batch_size=size)
+                self._fid.update(to_uint8(samples))
+                bar.update(size)
+        # every process must enter this: it adds up their statistics, and a process missing would be waited for
+        value = self._fid.compute()
+        pl_module.log(self.name, value, on_step=False, on_epoch=True, prog_bar=True, sync_dist=False)
+
+    def _set_reference(self, trainer: Trainer) -> None:
+        assert self._fid is not None
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.is_global_zero:
+            batches = progress_bar(iterable=data.fid_reference(), desc="FID reference", unit="batch")
+            self._fid.set_reference(batches, data.fingerprint())
+        self._has_reference = True

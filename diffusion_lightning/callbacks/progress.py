@@ -1,0 +1,50 @@
+"""The training bar: Lightning's, with images/s and the time left of the whole run."""
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from tqdm import tqdm
+
+
+class TrainingProgressBar(TQDMProgressBar):
+    """Shows the loss, images/s over all processes, and ``left``, the time until the last epoch ends.
+
+    Both come from the time that training steps took in this epoch so far; validation and sampling are not in them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stderr.isatty() else 50)
+        self._epoch_start = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer, *_)
+        self._epoch_start = time.monotonic()
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        if not trainer.training:
+            return metrics
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        if done:
+            seconds = (time.monotonic() - self._epoch_start) / done
+            batch_size = getattr(trainer.datamodule, "batch_size", 0)  # type: ignore[attr-defined]
+            metrics["images/s"] = f"{batch_size * trainer.world_size / seconds:.0f}"
+            left = self._batches_left(trainer, done)
+            if left is not None:
+                metrics["left"] = tqdm.format_interval(left * seconds)
+        return metrics
+
+    @staticmethod
+    def _batches_left(trainer: Trainer, done: int) -> float | None:
+        """Batches until training ends by its number of epochs or steps; None if neither is set."""
+        left = []
+        if trainer.max_epochs not in (None, -1):
+            assert trainer.max_epochs is not None
+            left.append((trainer.max_epochs - trainer.current_epoch) * trainer.num_training_batches - done)
+        if trainer.max_steps != -1:
+            left.append((trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
+        return max(0, min(left)) if left else None

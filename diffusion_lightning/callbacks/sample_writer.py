@@ -1,0 +1,41 @@
+"""Samples as single pictures, written by each process as `lightning predict` draws them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from diffusion_lightning.callbacks.pictures import run_folder
+from diffusion_lightning.images import to_uint8, write_png
+
+
+class SampleWriter(BasePredictionWriter):
+    """Writes sample i of ``lightning predict`` as ``<i>.png``, whatever process drew it.
+
+    Args:
+        folder: where; ``predictions`` in the run's folder if left out.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        super().__init__(write_interval="batch")
+        self.folder = folder
+        self._to = Path()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._to = Path(self.folder) if self.folder is not None else run_folder(trainer) / "predictions"
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Tensor,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        for index, picture in zip(batch.tolist(), to_uint8(prediction), strict=True):
+            write_png(picture, self._to / f"{index:06d}.png")

@@ -1,0 +1,46 @@
+"""Reading checkpoints: tensors and plain values only, and one clear line for whatever is wrong with a file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEY = "diffusion_lightning"
+"""Where a checkpoint keeps what is ours: the package's version and the loggers' run ids."""
+
+
+def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint of this package. Nothing in the file is executed.
+
+    Args:
+        path: the ``.ckpt`` file.
+        map_location: where its tensors go, as in ``torch.load``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, holds code, or was not written by a ScoreModule.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt_path={str(path)!r}: there is no such file{_neighbours(path)}")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # what torch and zipfile raise for a damaged file is of many types
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise ValueError(
+                f"ckpt_path={str(path)!r}: holds something other than tensors and plain values, and was not loaded "
+                "(such a file could run code): give a checkpoint that this package wrote"
+            ) from error
+        raise ValueError(
+            f"ckpt_path={str(path)!r}: is damaged, or not a checkpoint at all ({path.stat().st_size} bytes): "
+            "give another checkpoint of the run"
+        ) from error
+    if not isinstance(checkpoint, dict) or KEY not in checkpoint:
+        raise ValueError(f"ckpt_path={str(path)!r}: is a file of something else: give a checkpoint of a ScoreModule")
+    return checkpoint
+
+
+def _neighbours(path: Path) -> str:
+    found = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+    return f"; its folder holds {', '.join(found)}" if found else ""

@@ -1,0 +1,204 @@
+"""The `lightning` command: LightningCLI's fit, validate, test and predict, and sample."""
+
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from diffusion_lightning.callbacks import BestCheckpoint, LastCheckpoint, SampleWriter, TrainingProgressBar
+from diffusion_lightning.checkpoint import KEY, load_checkpoint
+from diffusion_lightning.loggers import RunLogger, WandbLogger
+from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.sample_command import sample_command
+from diffusion_lightning.usage import OneLineParser, UsageError, one_line
+
+USAGE = """\
+usage: lightning {fit,validate,test,predict,sample} [options]
+
+  fit       train:    lightning fit --config configs/quickstart.yaml
+            resume:   lightning fit --config runs/quickstart/version_0/config.yaml --ckpt_path last
+  validate  the loss on held-out images and the FID of a checkpoint
+  test      the same on the test set
+  predict   samples as single pictures, split over processes
+  sample    samples from a checkpoint alone:
+                      lightning sample --ckpt_path runs/quickstart/version_0/checkpoints/last.ckpt --output s.png
+
+lightning <command> --help lists a command's options; --debug shows the traceback of an error.
+"""
+
+# what a user's mistake raises; any other type is a mistake of ours, whose traceback must not be lost
+EXPECTED = (ValueError, TypeError, OSError, MisconfigurationException, ImportError, FloatingPointError)
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the resolved ``config.yaml`` to the run's folder and to the loggers; keeps the one of before a resume."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, save_to_log_dir=False, **kwargs)
+
+    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Lightning calls it on rank zero."""
+        config = self.config.clone()
+        config["ckpt_path"] = None  # a saved config describes the run, not how this part of it was started
+        text = self.parser.dump(config, skip_none=False)
+        run_logger, *others = trainer.loggers
+        assert isinstance(run_logger, RunLogger)
+        path = Path(run_logger.log_dir) / "config.yaml"
+        if path.is_file() and path.read_text() != text:
+            earlier = len(list(path.parent.glob("config.before_resume_*.yaml")))
+            path.replace(path.with_name(f"config.before_resume_{earlier}.yaml"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        for logger in others:
+            logger.log_hyperparams({"config": config.as_dict()})
+
+
+class DiffusionCLI(LightningCLI):
+    """LightningCLI with a folder for every run.
+
+    ``fit`` writes to ``<trainer.default_root_dir>/<run_name>/version_<n>``, by default below ``runs``. With
+    ``--ckpt_path`` it continues in the folder of that checkpoint's run.
+    """
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        self.resumed: dict[str, Any] = {}
+        self.resumed_folder: Path | None = None
+        super().__init__(
+            model_class=ScoreModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_data=True,
+            save_config_callback=RunConfig,
+            trainer_defaults={"default_root_dir": "runs", "log_every_n_steps": 10},
+            seed_everything_default=0,
+            parser_class=OneLineParser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--run_name", type=str | None, default=None, help="Name of the run; by default the config file's."
+        )
+        parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would overwrite the config with the checkpoint's; ours checks that the two agree."""
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run's name, and what is resumed."""
+        config = self.config[self.subcommand]
+        files = [Path(str(path)) for path in config.get("config") or []]
+        if config.run_name is None:
+            config.run_name = files[0].stem if files else "run"
+        if config.ckpt_path == "last":
+            config.ckpt_path = str(self._last_checkpoint(config, files))
+        if config.ckpt_path is not None:
+            self.resumed = load_checkpoint(config.ckpt_path)
+            folder = Path(config.ckpt_path).absolute().parent.parent
+            if (folder / "config.yaml").is_file() and folder.parent.name == config.run_name:
+                # as the user wrote it, so that what Lightning recorded of its folders stays true
+                self.resumed_folder = Path(config.ckpt_path).parent.parent
+
+    @staticmethod
+    def _last_checkpoint(config: Any, files: list[Path]) -> Path:
+        """``last.ckpt`` of the run that a config file lies in, else of the newest run of this name."""
+        name = Path(config.trainer.default_root_dir) / config.run_name
+        numbered = [folder for folder in name.glob("version_*") if folder.name[8:].isdigit()]
+        newest_first = sorted(numbered, key=lambda folder: -int(folder.name[8:]))
+        for folder in [file.parent for file in files] + newest_first:
+            if (folder / "checkpoints" / "last.ckpt").is_file():
+                return folder / "checkpoints" / "last.ckpt"
+        raise UsageError(
+            f"ckpt_path='last': no run in {name} has a checkpoints/last.ckpt: start one without --ckpt_path"
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add the run's folder, its checkpoints and the progress bar, unless the config has its own."""
+        config = self._get(self.config_init, "trainer")
+        callbacks = config["callbacks"] = list(config["callbacks"] or [])
+        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(TrainingProgressBar())
+        if self.subcommand != "fit":
+            kwargs.update(logger=False, enable_checkpointing=False)
+            if self.resumed_folder is not None:
+                kwargs["default_root_dir"] = str(self.resumed_folder)
+            if self.subcommand == "predict" and not any(isinstance(c, SampleWriter) for c in callbacks):
+                callbacks.append(SampleWriter())
+            self.save_config_callback = None
+            return super().instantiate_trainer(**kwargs)
+
+        if config["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            callbacks += [BestCheckpoint(), LastCheckpoint()]
+        name = self.config[self.subcommand].run_name
+        given = config["logger"]
+        others = [] if given in (None, True, False) else list(given) if isinstance(given, Sequence) else [given]
+        self.run_logger = RunLogger(
+            config["default_root_dir"], name, self.resumed_folder, self.resumed.get("global_step", 0)
+        )
+        trainer = super().instantiate_trainer(logger=[self.run_logger, *others], **kwargs)
+        if rank_zero_only.rank == 0 and not trainer.fast_dev_run:
+            for logger in others:
+                if isinstance(logger, WandbLogger):
+                    continued = self.resumed.get(KEY, {}).get("run_ids", {}) if self.resumed_folder else {}
+                    logger.belong_to(self.run_logger, continued.get(type(logger).__name__))
+        return trainer
+
+    @rank_zero_only
+    def after_fit(self) -> None:
+        """Tell what there is now and what can be done with it."""
+        if self.trainer.fast_dev_run:
+            return
+        folder = Path(self.run_logger.log_dir)
+        last = folder / "checkpoints" / "last.ckpt"
+        pictures = sorted((folder / "samples").glob("*.png"))
+        lines = [f"Done after {self.trainer.global_step} steps; everything is in {folder}"]
+        metrics = {k: v.item() for k, v in self.trainer.callback_metrics.items() if k.startswith(("fid/", "val/"))}
+        if metrics:
+            lines.append("  result    " + ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())))
+        if pictures:
+            lines.append(f"  pictures  {pictures[-1]}")
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                lines.append(f"  W&B       {logger.how_to_look()}")
+        if last.is_file():
+            lines.append(f"  sample    lightning sample --ckpt_path {last} --num 64 --output samples.png")
+            resume = f"lightning fit --config {folder / 'config.yaml'} --ckpt_path last"
+            lines.append(f"  resume    {resume} --trainer.max_epochs {2 * (self.trainer.current_epoch or 1)}")
+        print("\n".join(lines))
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the `lightning` command.
+
+    Args:
+        args: the command line without the program's name; the process's own if left out.
+    """
+    given = sys.argv[1:] if args is None else args
+    if not given or given[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        sys.exit(0 if given else 2)
+    try:
+        if given[0] == "sample":
+            sample_command(given[1:])
+        else:
+            DiffusionCLI(args)
+    except Exception as error:
+        if "--debug" in given:
+            raise
+        line = one_line(error)
+        if not isinstance(error, EXPECTED):
+            with tempfile.NamedTemporaryFile("w", prefix="lightning-", suffix=".log", delete=False) as log:
+                traceback.print_exc(file=log)
+            line = f"{type(error).__name__}: {line} (traceback: {log.name})"
+        print(f"lightning: error: {line}", file=sys.stderr)
+        sys.exit(1)

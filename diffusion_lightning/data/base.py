@@ -1,0 +1,358 @@
+"""Images as whole uint8 batches, in an order that is a pure function of (seed, epoch).
+
+A set of N images is a map-style dataset whose item is a whole batch: `dataset[indices]` is
+`(uint8 (B, C, H, W), int64 (B,))`. `BatchOrder` is the sampler that yields those lists of indices, `BatchLoader` the
+loader that runs it, and `ImageDataModule` joins them. Normalization and flips happen on the training device, one batch
+at a time, in `ImageDataModule.on_after_batch_transfer`.
+"""
+
+import hashlib
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
+
+from diffusion_lightning.randomness import Stream, derive_seed
+
+ImageSet: TypeAlias = Dataset[tuple[Tensor, Tensor]]
+"""A sized map-style dataset: `dataset[indices]` is `(uint8 (B, C, H, W), int64 (B,))`."""
+
+
+def normalize(images: Tensor) -> Tensor:
+    """uint8 images of any shape to float32 in [-1, 1]: x/127.5 − 1, so that 0 is exactly −1 and 255 exactly 1."""
+    return images.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def random_flip(images: Tensor, seed: int) -> Tensor:
+    """Mirror each image left to right with probability ½, by a generator on the images' device.
+
+    Args:
+        images: (B, C, H, W), any dtype.
+        seed: decides which images are mirrored; nothing else does.
+
+    Returns:
+        A new tensor like `images`.
+    """
+    generator = torch.Generator(images.device).manual_seed(seed)
+    mirrored = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    # Choosing whole images from both versions copies memory; `torch.where` over the pixels is several times slower.
+    chosen = torch.arange(len(images), device=images.device) + mirrored * len(images)
+    return torch.cat((images, images.flip(-1))).index_select(0, chosen)
+
+
+class TensorImages(Dataset[tuple[Tensor, Tensor]]):
+    """Images held in memory.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """The batch of these images: uint8 (B, C, H, W) and int64 (B,)."""
+        index = torch.as_tensor(indices)
+        return self.images.index_select(0, index), self.labels.index_select(0, index)
+
+
+class _Indices(Dataset[Tensor]):
+    """The numbers 0 … N−1 as a dataset of whole batches, int64 (B,)."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, indices: list[int]) -> Tensor:
+        return torch.as_tensor(indices)
+
+
+class BatchOrder(DistributedSampler[list[int]]):
+    """The batches of one rank for one epoch, as lists of indices: a pure function of (seed, epoch, rank).
+
+    Rank r of W takes every W-th index of the epoch's order, beginning with the r-th; no index is ever repeated to make
+    ranks equal. It is a `DistributedSampler` because Lightning leaves those alone and calls their `set_epoch`.
+
+    Attributes:
+        epoch: the epoch whose order is yielded, set by `set_epoch`.
+        start_batch: the first batch to yield, 0 unless an epoch is to be continued in the middle. It does not change
+            `len()`, and the next new epoch sets it back to 0.
+
+    Args:
+        size: number of images N over all ranks.
+        batch_size: images per batch and rank.
+        shuffle: draw a new order for every epoch instead of 0 … N−1.
+        drop_last: leave out what does not fill a batch on every rank, so that all ranks have equally many batches of
+            equal size, as DDP training needs. Where a rank's share is smaller than one batch, that share is the batch.
+        seed: of the order.
+        num_replicas: number of ranks W.
+        rank: this rank r.
+
+    Raises:
+        ValueError: with `drop_last`, if there are fewer images than ranks.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        drop_last: bool,
+        seed: int = 0,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        super().__init__(range(size), num_replicas, rank, shuffle, seed, drop_last)  # type: ignore[arg-type]
+        if drop_last and size < num_replicas:
+            raise ValueError(f"{size} training images cannot feed {num_replicas} processes: each needs at least one")
+        self.size = size
+        self.batch_size = batch_size
+        self.start_batch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; a change of epoch begins at its first batch."""
+        if epoch != self.epoch:
+            self.start_batch = 0
+        super().set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Number of batches of a whole epoch on this rank."""
+        if self.drop_last:
+            return max(self.size // self.num_replicas // self.batch_size, 1)
+        return math.ceil(len(range(self.rank, self.size, self.num_replicas)) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, Stream.ORDER))
+            order = torch.randperm(self.size, generator=generator)
+        else:
+            order = torch.arange(self.size)
+        share = order[self.rank :: self.num_replicas].tolist()
+        if self.drop_last:
+            share = share[: self.size // self.num_replicas]
+        for batch in range(self.start_batch, len(self)):
+            yield share[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+
+class _FixedBatchOrder(BatchOrder, SequentialSampler):  # type: ignore[misc]
+    """A `BatchOrder` that Lightning keeps under `Trainer(overfit_batches=…)`, where it replaces all but these two."""
+
+
+class BatchLoader(DataLoader):
+    """A `DataLoader` that asks its sampler for nothing until the first batch is wanted.
+
+    When a run is resumed, Lightning makes the iterator before it has told the sampler which epoch it is; workers that
+    prefetch at once would then load the wrong one.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Training and held-out images; the held-out ones serve validation and test alike.
+
+    Loaders yield `(uint8 (B, C, H, W), int64 (B,))`; on the training device `on_after_batch_transfer` makes the images
+    float32 in [-1, 1] and, in training, mirrors half of them at random where `flip` is set. A subclass gives
+    `load_images`, `shape`, `num_classes` and `fid_feature`.
+
+    Attributes:
+        shape: (C, H, W), known before `setup`.
+        num_classes: labels are in [0, num_classes), known before `setup`.
+        fid_feature: which features suit these images for FID.
+        flip: whether training images are mirrored at random.
+
+    Args:
+        batch_size: images per batch and process.
+        num_workers: processes that read batches beside the training process; 0 is fastest for images in memory.
+        num_predict: how many samples `predict` draws, over all processes.
+        seed: decides the order of the training images and their flips.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    shape: tuple[int, int, int]
+    num_classes: int
+    fid_feature: ClassVar[Literal["mnist", "inception"]]
+    flip: bool = False
+
+    def __init__(self, batch_size: int = 128, num_workers: int = 0, num_predict: int = 64, seed: int = 0) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("num_predict", num_predict, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.num_predict = num_predict
+        self.seed = seed
+        self._images: tuple[ImageSet, ImageSet] | None = None
+        self._fingerprint: str | None = None
+
+    @abstractmethod
+    def load_images(self) -> tuple[ImageSet, ImageSet]:
+        """The training images and the held-out ones."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images, once."""
+        if self._images is None:
+            self._images = self.load_images()
+
+    @property
+    def train_images(self) -> ImageSet:
+        """The training images, loaded at the first use."""
+        self.setup()
+        return self._images[0]  # type: ignore[index]
+
+    @property
+    def held_out_images(self) -> ImageSet:
+        """The images for validation and test, loaded at the first use."""
+        self.setup()
+        return self._images[1]  # type: ignore[index]
+
+    def train_dataloader(self) -> DataLoader:
+        """This rank's share in a new order each epoch; equally many batches on every rank."""
+        return self._loader(self.train_images, shuffle=not self._overfitting, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """The held-out images in order, each exactly once over all ranks."""
+        return self._loader(self.held_out_images)
+
+    def test_dataloader(self) -> DataLoader:
+        """The same images as `val_dataloader`."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader:
+        """The indices 0 … num_predict−1 as int64 (B,), each exactly once over all ranks."""
+        # Fewer samples than ranks leave a rank idle, which is no reason for Lightning to stop.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        return self._loader(_Indices(self.num_predict))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """uint8 images to float32 in [-1, 1], in training with random flips; any other batch passes unchanged.
+
+        Which images are flipped is a function of (seed, global rank, epoch, batch index) alone.
+
+        Args:
+            batch: `(images, …)` on the training device, images uint8 (B, C, H, W).
+            dataloader_idx: not used.
+
+        Returns:
+            `(images, …)` with images float32 (B, C, H, W).
+        """
+        if not isinstance(batch, tuple | list):
+            return batch
+        images, *rest = batch
+        if images.dtype != torch.uint8:
+            return batch
+        if self.flip and self.trainer is not None and self.trainer.training:
+            fit = self.trainer.fit_loop
+            # The hook runs before Lightning counts the batch, hence + 1; `processed` is the epoch the order was given.
+            epoch, index = fit.epoch_progress.current.processed, fit.epoch_loop.batch_idx + 1  # type: ignore[attr-defined]
+            images = random_flip(images, derive_seed(self.seed, self.trainer.global_rank, epoch, index, Stream.FLIP))
+        return normalize(images), *rest
+
+    def fid_reference(self) -> Iterator[Tensor]:
+        """All training images as they are, unaugmented: uint8 (B, C, H, W) in batches of 500."""
+        images = self.train_images
+        order = BatchOrder(len(images), 500, shuffle=False, drop_last=False)  # type: ignore[arg-type]
+        for batch, _ in BatchLoader(images, batch_size=None, sampler=order, num_workers=self.num_workers):
+            yield batch
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that identify the images of `fid_reference`."""
+        if self._fingerprint is None:
+            self._fingerprint = self._reference_digest()[:16]
+        return self._fingerprint
+
+    def _reference_digest(self) -> str:
+        images = self.train_images.images  # type: ignore[attr-defined]
+        digest = hashlib.sha256(repr(tuple(images.shape)).encode())
+        digest.update(images.numpy())
+        return digest.hexdigest()
+
+    @property
+    def _overfitting(self) -> bool:
+        return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+
+    def _loader(self, dataset: Dataset, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
+        trainer = self.trainer
+        order = (_FixedBatchOrder if self._overfitting else BatchOrder)(
+            len(dataset),  # type: ignore[arg-type]
+            self.batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=self.seed,
+            num_replicas=trainer.world_size if trainer is not None else 1,
+            rank=trainer.global_rank if trainer is not None else 0,
+        )
+        return BatchLoader(
+            dataset,
+            batch_size=None,
+            sampler=order,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+            # Its own generator, or every epoch would take one draw from the global one.
+            generator=torch.Generator(),
+        )
+
+
+class TorchvisionImages(ImageDataModule):
+    """A set that torchvision downloads and reads; its own test set is the held-out one.
+
+    A root that already holds the set is only read: nothing is downloaded and nothing written.
+
+    Args:
+        root: folder that holds the set in torchvision's layout, or where it is to be downloaded.
+        kwargs: those of `ImageDataModule`.
+
+    Raises:
+        RuntimeError: from `prepare_data` and `setup`, if the set is not there and cannot be downloaded, or is damaged.
+    """
+
+    source: ClassVar[type]
+    layout: ClassVar[str]
+
+    def __init__(self, root: str = "data", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root = root
+
+    def prepare_data(self) -> None:
+        """Download the set unless `root` holds it. Lightning calls this in one process per machine."""
+        self._read(train=True, download=True)
+
+    def load_images(self) -> tuple[ImageSet, ImageSet]:
+        """The training set and the test set, in their published order."""
+        return self._read(train=True), self._read(train=False)
+
+    def _read(self, train: bool, download: bool = False) -> TensorImages:
+        try:
+            source = self.source(os.path.expanduser(self.root), train=train, download=download)
+        except Exception as error:  # torchvision raises whatever the network, the disk or the unpacking raised
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RuntimeError(
+                f"data.root={str(self.root)!r}: {self.source.__name__} can be neither read from nor downloaded to this "
+                f"folder ({reason}); give a data.root that holds {self.layout}, or a writable one and a network"
+            ) from error
+        images = torch.as_tensor(source.data)
+        images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+        return TensorImages(images, torch.as_tensor(source.targets, dtype=torch.int64))

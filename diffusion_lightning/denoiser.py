@@ -1,0 +1,118 @@
+r"""The denoiser: network + SDE + parameterization, seen as one function.
+
+D(x, t) = E[x0 | x_t = x] determines everything else. With x_t = α x0 + σ z (Tweedie's formula; Efron 2011):
+
+.. math:: \hat z = \frac{x - \alpha D}{\sigma}, \qquad \nabla \ln p_t(x) = -\frac{\hat z}{\sigma}, \qquad
+          \frac{\mathrm{d}x}{\mathrm{d}t} = f x - \tfrac12 g^2\, \nabla \ln p_t(x).
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lightning.parameterization import Parameterization
+from diffusion_lightning.sde import SDE, expand
+
+
+class Denoiser(nn.Module):
+    """A network that has learnt to undo an SDE.
+
+    Subclasses may override :meth:`denoise` alone (an exact posterior mean, a guided model): the score, the noise and
+    the probability flow derive from it, so such a subclass works with every sampler and likelihood.
+
+    Args:
+        network: called ``network(x, time_signal, labels)``; ``None`` only for subclasses that need none.
+        sde: the forward process.
+        parameterization: what the network's output means; ``None`` only for such subclasses.
+    """
+
+    def __init__(self, network: nn.Module | None, sde: SDE, parameterization: Parameterization | None) -> None:
+        super().__init__()
+        self.network = network
+        self.sde = sde
+        self.parameterization = parameterization
+
+    def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """E[x0 | x_t = x] for times ``t`` of shape ``(B,)``; shape of ``x``.
+
+        Args:
+            x: noisy images or points, ``(B, …)``.
+            t: their times, ``(B,)`` in [t_min, T].
+            cond: what the network is conditioned on, such as ``labels`` ``(B,)``.
+        """
+        assert self.network is not None and self.parameterization is not None, "a denoiser without network must denoise"
+        c = self.parameterization.coefficients(self.sde, t)
+        raw = self.network(expand(c.input, x) * x, c.noise, **cond)
+        return expand(c.skip, x) * x + expand(c.out, x) * raw
+
+    def noise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """E[z | x_t = x] = (x − α·D)/σ; shape of ``x``."""
+        mean, std = self.sde.marginal(self.denoise(x, t, **cond), t)
+        return (x - mean) / std
+
+    def score(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """∇ ln p_t(x) = (α·D − x)/σ²; shape of ``x``."""
+        mean, std = self.sde.marginal(self.denoise(x, t, **cond), t)
+        return (mean - x) / std**2
+
+    def probability_flow(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """dx/dt of the probability-flow ODE, f·x − ½g²·score (Song et al. 2021, eq. 13); shape of ``x``."""
+        return self.sde.drift(x, t) - 0.5 * expand(self.sde.diffusion(t) ** 2, x) * self.score(x, t, **cond)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU if there are none."""
+        tensor = next(self.parameters(), next(self.buffers(), None))
+        return torch.device("cpu") if tensor is None else tensor.device
+
+
+class GaussianMixtureDenoiser(Denoiser):
+    r"""The exact denoiser when the data is a mixture of isotropic Gaussians, for tests and teaching.
+
+    With data Σ_k w_k N(μ_k, s_k² I), the marginal is Σ_k w_k N(αμ_k, v_k I), v_k = α²s_k² + σ², and
+
+    .. math:: D(x, t) = \sum_k r_k(x)\,\Big[\mu_k + \frac{\alpha s_k^2}{v_k}\,(x - \alpha\mu_k)\Big],
+              \qquad r_k \propto w_k\,\mathcal{N}(x;\, \alpha\mu_k,\, v_k I).
+
+    Args:
+        means: μ, ``(K, …)``; the trailing axes are those of one example.
+        stds: s, ``(K,)``, zero or above (zero: a point mass).
+        weights: w, ``(K,)``, positive; normalized here.
+        sde: the forward process.
+    """
+
+    def __init__(self, means: Tensor, stds: Tensor, weights: Tensor, sde: SDE) -> None:
+        super().__init__(None, sde, None)
+        if not (len(means) == len(stds) == len(weights)):
+            raise ValueError(f"means, stds, weights: {len(means)}, {len(stds)} and {len(weights)} components given")
+        self.register_buffer("means", means)
+        self.register_buffer("stds", stds)
+        self.register_buffer("weights", weights / weights.sum())
+
+    def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        centred, variance, log_joint = self._components(x, t)
+        alpha = self.sde.alpha(t)[:, None]
+        gain = alpha * self.stds**2 / variance
+        posterior_means = self.means.flatten(1) + gain[..., None] * centred
+        return (log_joint.softmax(1)[..., None] * posterior_means).sum(1).reshape(x.shape)
+
+    def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
+        """ln p_t(x) in nats, ``(B,)``."""
+        return self._components(x, t)[2].logsumexp(1)
+
+    def sample_data(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """``n`` draws of the data itself, ``(n, …)``."""
+        component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, *self.means.shape[1:], generator=generator, dtype=self.means.dtype)
+        return self.means[component] + expand(self.stds[component], noise) * noise
+
+    def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x − αμ_k ``(B, K, D)``, v_k ``(B, K)`` and ln w_k N(x; αμ_k, v_k I) ``(B, K)``."""
+        alpha, sigma = self.sde.alpha(t)[:, None], self.sde.sigma(t)[:, None]
+        variance = (alpha * self.stds) ** 2 + sigma**2
+        centred = x.flatten(1)[:, None] - alpha[..., None] * self.means.flatten(1)
+        dimension = centred.shape[-1]
+        log_density = -0.5 * (centred**2).sum(-1) / variance - 0.5 * dimension * torch.log(2 * math.pi * variance)
+        return centred, variance, self.weights.log() + log_density

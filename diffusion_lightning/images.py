@@ -1,0 +1,28 @@
+"""From the model's range back to pictures."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Images in [-1, 1] as 8-bit levels: round(127.5·(x + 1)), values outside limited; uint8, shape of ``x``."""
+    return x.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def image_grid(x: Tensor) -> Tensor:
+    """Images ``(B, C, H, W)`` in [-1, 1] as one picture, as square as B allows; uint8 ``(3, H', W')``."""
+    return make_grid(to_uint8(x), nrow=math.ceil(math.sqrt(len(x))), padding=2)
+
+
+def write_png(picture: Tensor, path: Path) -> None:
+    """Write a uint8 picture ``(C, H, W)``, C = 1 or 3, as a whole file or not at all; folders are made."""
+    from torchvision.transforms.functional import to_pil_image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    to_pil_image(picture.cpu()).save(part, format="png")
+    part.replace(path)

@@ -1,0 +1,174 @@
+"""Feature extractors for the Fréchet distance: what an image is reduced to before two sets of images are compared.
+
+The Fréchet distance of Heusel et al. 2017 (arXiv:1706.08500) fits one Gaussian to the features of each set,
+
+    d² = ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½),
+
+so it says no more than its features do. Two extractors are offered, both called on uint8 images (N, C, H, W):
+
+- `InceptionFeatures`, the 2048 features in which published FID values are stated; its weights (91 MB) are downloaded.
+- `DigitFeatures`, 128 features of a small digit classifier whose weights ship with the package: for MNIST, where
+  Inception is slow and knows nothing of digits, and for machines without a network.
+
+Distances in different features are not comparable; `fingerprint` tells them apart in a cache.
+"""
+
+import hashlib
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+DIGIT_WEIGHTS = Path(__file__).parent / "weights" / "digit_classifier.safetensors"
+
+
+class DigitClassifier(nn.Module):
+    """A convolutional classifier of 28×28 digits, made to give Fréchet features.
+
+    The features are the input of the last nonlinearity, normalized by a `BatchNorm1d` without gain and offset: over
+    the training digits each has mean 0 and variance 1, so none dominates a distance by its scale, and none is a
+    spike at zero, as it would be after a ReLU. The last convolution is flattened rather than pooled, so that where a
+    stroke lies still matters.
+    """
+
+    num_features = 128
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def block(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
+            convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False)
+            return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.GELU())
+
+        self.body = nn.Sequential(
+            block(1, 32, 3, 1),  # 28 × 28
+            block(32, 64, 4, 2),  # 14 × 14
+            block(64, 64, 3, 1),
+            block(64, 64, 4, 2),  # 7 × 7
+            nn.Flatten(),
+            nn.Linear(64 * 7 * 7, self.num_features, bias=False),
+            nn.BatchNorm1d(self.num_features, affine=False),
+        )
+        self.head = nn.Sequential(nn.GELU(), nn.Linear(self.num_features, 10))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The features (N, 128) of float images (N, 1, 28, 28) in [-1, 1]."""
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits (N, 10) of float images (N, 1, 28, 28) in [-1, 1]."""
+        return self.head(self.features(x))
+
+
+def _check_images(images: Tensor) -> None:
+    if images.dtype != torch.uint8:
+        raise TypeError(f"features are taken of uint8 images in 0..255, got {images.dtype}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"features are taken of images (N, 1 or 3, H, W), got {tuple(images.shape)}")
+
+
+class DigitFeatures(nn.Module):
+    """The 128 features of the shipped `DigitClassifier`, for the Fréchet distance between sets of digits.
+
+    Called on uint8 images (N, C, H, W) in 0..255, C 1 or 3, it returns float32 (N, 128). RGB becomes gray by the luma
+    of ITU-R BT.601, and any size becomes 28 × 28 by antialiased bilinear interpolation. It has no gradients, never
+    leaves evaluation mode, and computes in float32 under autocast too: the error of bfloat16 would be added to the
+    distance.
+
+    Raises:
+        TypeError: when the images are not uint8.
+        ValueError: when they have another number of dimensions or channels.
+    """
+
+    num_features: int = DigitClassifier.num_features
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Lightning's true half precision builds every module in half: these weights are float32 whatever the default.
+        self.classifier = DigitClassifier().float()
+        self.classifier.load_state_dict(load_file(DIGIT_WEIGHTS))
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "DigitFeatures":
+        """Stays in evaluation mode, whatever `mode`."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        _check_images(images)
+        with torch.autocast(images.device.type, enabled=False):
+            x = images.float()
+            if x.shape[1] == 3:
+                x = (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=1, keepdim=True)
+            if x.shape[2:] != (28, 28):
+                x = F.interpolate(x, size=(28, 28), mode="bilinear", antialias=True)
+            return self.classifier.features(x / 127.5 - 1)
+
+
+class InceptionFeatures(nn.Module):
+    """The 2048 pooled features of the Inception network of the original FID, as in torchmetrics and torch-fidelity.
+
+    Called on uint8 images (N, C, H, W) in 0..255, C 1 or 3, it returns float32 (N, 2048); gray is repeated to RGB, and
+    the network resizes to 299 × 299. It has no gradients, never leaves evaluation mode, and computes in float32 under
+    autocast too.
+
+    Args:
+        weights: a local copy of torch-fidelity's weights; None downloads them into torch.hub's cache, once.
+
+    Raises:
+        FileNotFoundError: when there is no file `weights`.
+        RuntimeError: when the weights could not be downloaded.
+        TypeError, ValueError: when called, as `DigitFeatures`.
+    """
+
+    num_features: int = 2048
+
+    def __init__(self, weights: str | None = None) -> None:
+        super().__init__()
+        # Imported here, for torchmetrics takes seconds and the digits' features do without it.
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        if weights is not None and not Path(weights).is_file():
+            raise FileNotFoundError(f"feature_weights: there is no file {weights}")
+        try:
+            self.inception = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)], weights)
+        except (OSError, HTTPException) as error:  # urllib's URLError is an OSError
+            if weights is not None:
+                raise
+            raise RuntimeError(
+                f"the Inception weights could not be downloaded ({error}): give feature_weights, a local copy of "
+                f'{URL_INCEPTION_V3.rsplit("/", 1)[1]}, or use feature="mnist"'
+            ) from error
+
+    def train(self, mode: bool = True) -> "InceptionFeatures":
+        """Stays in evaluation mode, whatever `mode`."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        _check_images(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.inception(images.expand(-1, 3, -1, -1))
+
+
+def inception_features(weights: str | None) -> nn.Module:
+    """`InceptionFeatures` from the file `weights`, or downloaded when it is None; raises as it does."""
+    return InceptionFeatures(weights)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A name for what `module` computes, 16 hexadecimal digits, to key a cache of its features.
+
+    It is the start of the SHA-256 of the module's class, its printed structure (layers without weights count too) and
+    the bytes of its state dict, in the order of the names. It does not depend on the device.
+    """
+    digest = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}\n{module!r}".encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

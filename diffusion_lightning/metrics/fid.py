@@ -1,0 +1,100 @@
+r"""Fréchet distance between generated and real images, with the real side computed once and kept on disk.
+
+.. math:: \mathrm{FID} = \lVert \mu_r - \mu_g \rVert^2 + \operatorname{tr}\big(\Sigma_r + \Sigma_g
+          - 2(\Sigma_r\Sigma_g)^{1/2}\big)
+
+for the means and covariances of a network's features (Heusel et al. 2017, eq. 6). Its value depends on the features and
+on the number of generated images, so both belong in its name.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from diffusion_lightning.metrics.features import DigitFeatures, InceptionFeatures, fingerprint
+
+FeatureName = Literal["inception", "mnist"]
+
+
+def default_cache() -> Path:
+    """``$XDG_CACHE_HOME/diffusion_lightning``, by default in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffusion_lightning"
+
+
+def build_features(feature: FeatureName | nn.Module, weights: str | None = None) -> tuple[str, nn.Module]:
+    """The feature network and the name that results carry.
+
+    Args:
+        feature: ``"inception"``, ``"mnist"`` or a module: uint8 images ``(B, C, H, W)`` → features ``(B, F)``.
+        weights: local file of the inception network's weights; downloaded if left out.
+
+    Raises:
+        ValueError: for another name, or weights given for a network that has its own.
+    """
+    if isinstance(feature, nn.Module):
+        return type(feature).__name__.lower(), feature
+    if weights is not None and feature != "inception":
+        raise ValueError(f"feature_weights={weights!r}: only feature='inception' takes weights, not {feature!r}")
+    match feature:
+        case "mnist":
+            return "mnist", DigitFeatures()
+        case "inception":
+            return "inception", InceptionFeatures(weights)
+    raise ValueError(f"feature={feature!r}: must be 'auto', 'inception', 'mnist' or a module")
+
+
+class ReferenceFID:
+    """The FID of generated images against a fixed set of real ones, accumulated over all processes.
+
+    Args:
+        features: uint8 images ``(B, C, H, W)`` → features ``(B, F)``; ``num_features`` gives F.
+        cache: folder in which the real images' statistics are kept.
+    """
+
+    def __init__(self, features: nn.Module, cache: Path | None = None) -> None:
+        self.metric = FrechetInceptionDistance(feature=features, reset_real_features=False)
+        self.metric.orig_dtype = torch.float32  # torchmetrics sets it on an update, which a process may never see
+        self.cache = cache if cache is not None else default_cache()
+        self._features_id = fingerprint(features)
+
+    def set_reference(self, images: Iterable[Tensor], data_id: str) -> None:
+        """Take the real images' statistics from disk, or compute them and keep them there.
+
+        One process alone must call it: the processes' statistics are added up.
+
+        Args:
+            images: uint8 batches ``(B, C, H, W)``; read only if the statistics are not on disk.
+            data_id: identifies the images, see ``ImageDataModule.fingerprint``.
+        """
+        path = self.cache / "fid" / f"{data_id}-{self._features_id}.safetensors"
+        names = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
+        if path.is_file():
+            stored = load_file(path)
+            for name in names:
+                setattr(self.metric, name, stored[name].to(self.metric.device))
+            return
+        for batch in images:
+            self.metric.update(batch.to(self.metric.device), real=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{os.getpid()}.part")
+            save_file({name: getattr(self.metric, name).cpu().contiguous() for name in names}, part)
+            part.replace(path)
+        except OSError:
+            pass  # a cache that cannot be written costs time, not results
+
+    def update(self, images: Tensor) -> None:
+        """Add generated images, uint8 ``(B, C, H, W)``."""
+        self.metric.update(images.to(self.metric.device), real=False)
+
+    def compute(self) -> float:
+        """The FID of all images added by all processes; every process must call it. Forgets them, not the reference."""
+        value = self.metric.compute().item()
+        self.metric.reset()
+        return value

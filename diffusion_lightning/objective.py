@@ -1,0 +1,151 @@
+r"""Denoising score matching: which times, which weight.
+
+.. math:: \mathcal{L} = \mathbb{E}_{t,\,x_0,\,z}\; \lambda(t)\,\lVert D(x_t, t) - x_0 \rVert^2,
+          \qquad x_t = \alpha x_0 + \sigma z .
+
+Its minimizer is the posterior mean, whatever the positive weight λ (Vincent 2011; Song et al. 2021, eq. 7). Since the
+score's error is α/σ² times the denoiser's and the noise's α/σ times, the weights of the literature read
+
+============ ============================ =======================================================================
+weighting    λ(t)                          it is the plain squared error of
+============ ============================ =======================================================================
+simple       α²/σ²                        the noise (Ho et al. 2020, eq. 14); also of σ·score (Song & Ermon 2019)
+likelihood   g²α²/σ⁴                      g·score: bounds the likelihood when t is uniform (Song et al. 2021b)
+karras       (σ̃²+σ_d²)/(σ̃σ_d)²           EDM's network output, σ̃ = σ/α (Karras et al. 2022, section 5)
+min_snr      min(α²/σ², γ)                the image, or the noise below SNR γ = 5 (Hang et al. 2023, eq. 9)
+============ ============================ =======================================================================
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.sde import SDE, expand, standard_normal
+
+Weighting = Literal["simple", "likelihood", "karras", "min_snr"]
+Reduction = Literal["sum", "mean"]
+
+MIN_SNR_GAMMA = 5.0
+
+
+class Times(ABC):
+    """A distribution of training times."""
+
+    @abstractmethod
+    def __call__(
+        self, sde: SDE, n: int, *, device: torch.device | str | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw ``n`` times in [t_min, T], shape ``(n,)``."""
+
+
+def _uniform(n: int, stratified: bool, device: torch.device | str | None, generator: torch.Generator | None) -> Tensor:
+    """``n`` draws of U(0, 1); stratified, the i-th lies in [i/n, (i+1)/n), which lowers the variance of a batch."""
+    drawn_on = generator.device if generator is not None else device
+    u = torch.rand(n, device=drawn_on, generator=generator).to(device)
+    return (torch.arange(n, device=u.device) + u) / n if stratified else u
+
+
+class UniformTimes(Times):
+    """t ~ U(t_min, T).
+
+    Args:
+        stratified: spread the times of a batch evenly, one per n-th of the range (Kingma et al. 2021, appendix I.1);
+            each time alone is uniform over its n-th, the batch as a whole over the range.
+    """
+
+    def __init__(self, stratified: bool = True) -> None:
+        self.stratified = stratified
+
+    def __call__(
+        self, sde: SDE, n: int, *, device: torch.device | str | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        u = _uniform(n, self.stratified, device, generator)
+        return sde.t_min + (sde.T - sde.t_min) * u
+
+
+class LogNormalTimes(Times):
+    """Times whose noise level is log-normal: ln(σ/α) ~ N(mean, std²), limited to [t_min, T] (Karras et al. 2022).
+
+    Args:
+        mean: P_mean of the paper.
+        std: P_std, positive.
+        stratified: as in :class:`UniformTimes`, in the quantiles of the normal.
+    """
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2, stratified: bool = True) -> None:
+        if not std > 0:
+            raise ValueError(f"std={std}: must be positive")
+        self.mean, self.std, self.stratified = mean, std, stratified
+
+    def __call__(
+        self, sde: SDE, n: int, *, device: torch.device | str | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        u = _uniform(n, self.stratified, device, generator)
+        normal = math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-6, 1 - 1e-6))
+        return sde.time_at(torch.exp(self.mean + self.std * normal)).clamp(sde.t_min, sde.T)
+
+
+class DenoisingScoreMatching:
+    """The loss λ(t)·‖D(x_t, t) − x0‖², one value per example.
+
+    Args:
+        weighting: λ, see the table at the top of this file.
+        times: where t is drawn from; uniform in [t_min, T] if left out.
+        reduction: ``"sum"`` or ``"mean"`` over the dimensions of an example.
+        sigma_data: σ_d of the ``"karras"`` weighting; give the parameterization's.
+
+    Raises:
+        ValueError: for a weighting or reduction of another name, or a ``sigma_data`` that is not positive.
+    """
+
+    def __init__(
+        self,
+        weighting: Weighting = "simple",
+        times: Times | None = None,
+        reduction: Reduction = "sum",
+        sigma_data: float = 0.5,
+    ) -> None:
+        for name, value, allowed in (("weighting", weighting, Weighting), ("reduction", reduction, Reduction)):
+            if value not in get_args(allowed):
+                raise ValueError(f"{name}={value!r}: must be one of {', '.join(get_args(allowed))}")
+        if not sigma_data > 0:
+            raise ValueError(f"sigma_data={sigma_data}: must be positive")
+        self.weighting = weighting
+        self.times = times if times is not None else UniformTimes()
+        self.reduction = reduction
+        self.sigma_data = sigma_data
+
+    def weight(self, sde: SDE, t: Tensor) -> Tensor:
+        """λ(t); shape of ``t``."""
+        snr = sde.noise_level(t) ** -2
+        match self.weighting:
+            case "simple":
+                return snr
+            case "likelihood":
+                return snr * (sde.diffusion(t) / sde.sigma(t)) ** 2
+            case "karras":
+                return snr + self.sigma_data**-2
+            case "min_snr":
+                return snr.clamp(max=MIN_SNR_GAMMA)
+
+    def __call__(
+        self, denoiser: Denoiser, x0: Tensor, *, generator: torch.Generator | None = None, **cond: Any
+    ) -> Tensor:
+        """The loss of each example, shape ``(B,)``.
+
+        Args:
+            denoiser: whose ``denoise`` is trained.
+            x0: clean images or points, ``(B, …)``.
+            generator: draws the times and the noise; PyTorch's global one if left out.
+            cond: passed to the denoiser, such as ``labels``.
+        """
+        sde = denoiser.sde
+        t = self.times(sde, len(x0), device=x0.device, generator=generator)
+        noise = standard_normal(x0.shape, device=x0.device, generator=generator)
+        error = (denoiser.denoise(sde.perturb(x0, t, noise), t, **cond) - x0) ** 2
+        per_example = error.flatten(1).sum(1) if self.reduction == "sum" else error.flatten(1).mean(1)
+        return self.weight(sde, t) * per_example

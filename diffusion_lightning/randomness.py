@@ -1,0 +1,43 @@
+"""Seeds as pure functions of where a run stands.
+
+A training step may depend on (seed, rank, epoch, batch) and on nothing that happened before it. So every random draw of
+a step comes from a generator seeded by `derive_seed` with those numbers and the `Stream` it belongs to:
+
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, rank, epoch, batch, Stream.FLIP))
+"""
+
+from enum import IntEnum
+
+_MASK = 2**64 - 1
+
+
+class Stream(IntEnum):
+    """What a draw is for. Two purposes with one number would draw the same noise: give each new one its own member."""
+
+    ORDER = 0
+    FLIP = 1
+    STEP = 2
+    VALIDATION = 3
+    PREDICTION = 4
+    GRID = 5
+    FID = 6
+
+
+def derive_seed(*parts: int) -> int:
+    """Hash integers to a seed: the same on every machine, Python and process, unrelated for different `parts`.
+
+    The finalizer of splitmix64 (Steele, Lea & Flood 2014) chained over the parts; their number and order count.
+
+    Args:
+        parts: any integers; they are taken modulo 2⁶⁴.
+
+    Returns:
+        An integer in [0, 2⁶³), which `torch.Generator.manual_seed` accepts on every device.
+    """
+    state = len(parts)
+    for part in parts:
+        state = ((state ^ (int(part) & _MASK)) + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1

@@ -1,0 +1,76 @@
+"""Objects as plain data, so that a checkpoint can say how to build its module without holding any code.
+
+The recipe of an object is ``{"class_path": …, "init_args": {…}}``, the notation of LightningCLI's YAML files, and it is
+read back by the same library, jsonargparse, against the type annotations of whatever takes the object as argument.
+"""
+
+import inspect
+from functools import partial
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+
+def describe(value: Any) -> Any:
+    """The recipe of an object; plain values are their own recipe, lists and dicts are described item by item.
+
+    An object's constructor arguments are read from its attributes of the same names, or of those names with a leading
+    underscore where a method has the name. A ``functools.partial`` of a class describes as that class.
+
+    Raises:
+        ValueError: if a constructor argument is not kept as an attribute.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if isinstance(value, dict):
+        return {key: describe(item) for key, item in value.items()}
+    if isinstance(value, partial):
+        # jsonargparse binds the class behind an instantiating function, a user binds the class itself
+        (made,) = (item for item in (value.func, *value.args) if inspect.isclass(item))
+        return _recipe(made, value.keywords)
+    return _recipe(type(value), {name: _argument(value, name) for name in _parameters(type(value))})
+
+
+def build(cls: type, arguments: dict[str, Any]) -> Any:
+    """Make a ``cls`` from a recipe's ``init_args``; each nested class must be one that the argument's type allows.
+
+    Raises:
+        ValueError: if the recipe does not fit the constructor.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "made", fail_untyped=False)
+    try:
+        return parser.instantiate(parser.parse_object({"made": arguments}))["made"]
+    except Exception as error:
+        raise ValueError(f"cannot build {cls.__name__} from its recipe: {' '.join(str(error).split())}") from error
+
+
+def _recipe(cls: type, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "class_path": f"{cls.__module__}.{cls.__qualname__}",
+        "init_args": {name: describe(item) for name, item in arguments.items()},
+    }
+
+
+def _parameters(cls: type) -> list[str]:
+    """Names of the constructor's arguments; ``**kwargs`` stands for those of the parent class."""
+    named = []
+    for parameter in inspect.signature(cls).parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            named += [name for name in _parameters(cls.__mro__[1]) if name not in named]
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            named.append(parameter.name)
+    return named
+
+
+def _argument(owner: object, name: str) -> Any:
+    for attribute in (name, f"_{name}"):
+        value = getattr(owner, attribute, inspect.Parameter.empty)
+        if value is not inspect.Parameter.empty and not inspect.ismethod(value):
+            return value
+    raise ValueError(
+        f"{type(owner).__name__} does not keep its constructor argument {name!r}: "
+        f"add `self.{name} = {name}` to its __init__, so that checkpoints can rebuild it"
+    )

@@ -1,0 +1,107 @@
+"""`lightning sample`: pictures from a checkpoint, and nothing else needed."""
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion_lightning.images import image_grid, to_uint8, write_png
+from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.usage import OneLineParser, UsageError
+
+
+def sample_command(args: list[str]) -> None:
+    """Parse the options, draw the samples, write them, and print images/s and NFE.
+
+    Args:
+        args: the command line after ``lightning sample``.
+
+    Raises:
+        ValueError, OSError: for options, checkpoints or outputs that cannot be used.
+    """
+    options = _parser().parse_args(args)
+    given = _parser().instantiate(options)
+    if options.num < 1:
+        raise UsageError(f"num={options.num}: at least 1 sample must be asked for")
+    if options.batch_size < 1:
+        raise UsageError(f"batch_size={options.batch_size}: must be at least 1")
+    output = Path(options.output)
+    if output.suffix not in ("", ".png", ".npz"):
+        raise UsageError(f"output={str(output)!r}: must end in .png (a grid) or .npz, or be a folder (single pictures)")
+
+    module = ScoreModule.load_from_checkpoint(options.ckpt_path)
+    sampler = given.sampler if given.sampler is not None else module.sampler
+    sampler.check(module.denoiser.sde)
+    _check_writable(output)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    module.to(device)
+    labels = _labels(options.labels, options.num, module, device)
+
+    generator = torch.Generator(device).manual_seed(options.seed)
+    start = time.perf_counter()
+    samples = module.sample(
+        sampler, options.num, labels, generator, batch_size=options.batch_size, progress=not options.quiet
+    ).cpu()
+    seconds = time.perf_counter() - start
+
+    _write(samples, output)
+    print(
+        f"{options.num} samples in {seconds:.1f} s ({options.num / seconds:.1f} images/s), "
+        f"{type(sampler).__name__}, {sampler.nfe} NFE, EMA weights: {output}"
+    )
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="lightning sample", description="Draw samples from a checkpoint with its EMA weights.")
+    parser.add_argument("--ckpt_path", type=str, required=True, help="The checkpoint.")
+    parser.add_argument("--num", type=int, default=64, help="How many samples.")
+    parser.add_argument(
+        "--sampler", type=Sampler | None, default=None, help="Heun, PredictorCorrector, …; the checkpoint's by default."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Decides the samples.")
+    parser.add_argument(
+        "--output",
+        type=str,
+        default="samples.png",
+        help="x.png (a grid), a folder (single PNGs) or x.npz (uint8 NHWC).",
+    )
+    parser.add_argument("--labels", type=list[int] | None, default=None, help="Classes, repeated in turn.")
+    parser.add_argument("--batch_size", type=int, default=256, help="How many are drawn at once.")
+    parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, …; the first GPU if any.")
+    parser.add_argument("--quiet", action="store_true", help="No progress bar.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    return parser
+
+
+def _labels(given: list[int] | None, num: int, module: ScoreModule, device: torch.device) -> Tensor | None:
+    if given is None:
+        return None
+    classes = getattr(module.network, "num_classes", None)
+    if not classes:
+        raise UsageError(f"labels={given}: the checkpoint's network has no classes: leave it out")
+    if not given or min(given) < 0 or max(given) >= classes:
+        raise UsageError(f"labels={given}: must be classes from 0 to {classes - 1}")
+    return torch.tensor(given, device=device).repeat(-(-num // len(given)))[:num]
+
+
+def _check_writable(output: Path) -> None:
+    """Fail before the work, not after it."""
+    folder = output if output.suffix == "" else output.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if output.suffix == "" and any(folder.glob("*.png")):
+        raise UsageError(f"output={str(output)!r}: this folder already holds pictures: give another one")
+
+
+def _write(samples: Tensor, output: Path) -> None:
+    match output.suffix:
+        case ".png":
+            write_png(image_grid(samples), output)
+        case ".npz":
+            import numpy as np
+
+            np.savez_compressed(output, samples=to_uint8(samples).permute(0, 2, 3, 1).numpy())
+        case _:
+            for index, picture in enumerate(to_uint8(samples)):
+                write_png(picture, output / f"{index:06d}.png")

@@ -1,0 +1,291 @@
+import os
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_lightning.data import ImageFolder
+from diffusion_lightning.data.image_folder import find_pictures, read_picture
+
+
+def picture(height=8, width=8, mode="RGB", seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """Sixty 8×8 pictures in the classes 'cat' and 'dog', some of them nested deeper."""
+    for i in range(60):
+        place = ("cat", "dog", "dog/old")[i % 3]
+        save(tmp_path / place / f"{i:02}.png", picture(seed=i))
+    return tmp_path
+
+
+def tensor(image):
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def everything(data):
+    return [data.train_images[range(len(data.train_images))], data.held_out_images[range(len(data.held_out_images))]]
+
+
+# --- one picture ----------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_of_the_right_size_is_taken_as_it_is(tmp_path):
+    save(tmp_path / "a.png", picture())
+    assert torch.equal(read_picture(tmp_path / "a.png", 8, 3), tensor(picture()))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1", "CMYK"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_becomes_the_channels_asked_for(mode, channels, tmp_path):
+    image = picture(mode=mode)
+    save(tmp_path / "a.tif", image)
+    read = read_picture(tmp_path / "a.tif", 8, channels)
+    expected = np.array(image.convert("L" if channels == 1 else "RGB")).reshape(8, 8, channels)
+    assert read.dtype == torch.uint8
+    assert torch.equal(read, torch.from_numpy(expected).permute(2, 0, 1))
+
+
+def test_transparency_is_dropped_without_a_word(tmp_path):
+    image = picture(mode="P")
+    image.save(tmp_path / "a.png", transparency=bytes(range(256)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(read_picture(tmp_path / "a.png", 8, 3), tensor(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "bmp", "webp", "gif", "tif", "PNG"])
+def test_every_format_is_found_and_read(suffix, tmp_path):
+    save(tmp_path / f"a.{suffix}", Image.new("RGB", (8, 8), (200, 200, 200)))
+    assert find_pictures(tmp_path) == [f"a.{suffix}"]
+    assert (read_picture(tmp_path / f"a.{suffix}", 8, 3).int() - 200).abs().max() <= 2
+
+
+def test_the_shorter_side_is_resized_and_the_centre_kept(tmp_path):
+    # Columns of four colours, 16 pixels wide each; the centre 32 of 64 columns are the middle two.
+    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], dtype=torch.uint8)
+    wide = colours.repeat_interleave(16, 0).expand(32, 64, 3)
+    save(tmp_path / "wide.png", Image.fromarray(wide.contiguous().numpy()))
+    save(tmp_path / "tall.png", Image.fromarray(wide.transpose(0, 1).contiguous().numpy()))
+    half = read_picture(tmp_path / "wide.png", 16, 3)
+    assert half.shape == (3, 16, 16)
+    # Interpolation blends the two columns beside the edges; the rest is pure.
+    assert (half[:, :, 2:6].float() - colours[1].view(3, 1, 1)).abs().max() <= 2
+    assert (half[:, :, 10:14].float() - colours[2].view(3, 1, 1)).abs().max() <= 2
+    assert torch.equal(read_picture(tmp_path / "tall.png", 16, 3), half.transpose(1, 2))
+
+
+def test_resizing_averages_what_it_cannot_show(tmp_path):
+    board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    save(tmp_path / "board.png", Image.fromarray(board))
+    small = read_picture(tmp_path / "board.png", 8, 1).float()
+    assert (small - 127.5).abs().max() < 10  # without antialiasing it is all black or all white
+
+
+def test_small_pictures_are_enlarged(tmp_path):
+    save(tmp_path / "a.png", Image.new("RGB", (3, 5), (7, 8, 9)))
+    assert torch.equal(
+        read_picture(tmp_path / "a.png", 16, 3), torch.tensor([7, 8, 9]).byte().view(3, 1, 1).expand(3, 16, 16)
+    )
+
+
+def test_a_rotated_photograph_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: display it a quarter turn clockwise
+    stored = Image.new("L", (16, 16))
+    stored.paste(255, (0, 0, 16, 8))
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=100)
+    upright = read_picture(tmp_path / "a.jpg", 16, 1).float()
+    assert upright[0, :, 9:].min() > 200
+    assert upright[0, :, :7].max() < 50
+
+
+# --- a folder -------------------------------------------------------------------------------------------------------
+
+
+def test_known_before_setup(classes):
+    data = ImageFolder(str(classes), image_size=16, channels=1, batch_size=4)
+    assert (data.shape, data.num_classes, data.fid_feature) == ((1, 16, 16), 2, "inception")
+    assert data.flip is False
+
+
+def test_labels_are_the_first_level_folders(classes):
+    data = ImageFolder(str(classes), image_size=8)
+    seen = {}
+    for images, labels in everything(data):
+        for image, label in zip(images, labels, strict=True):
+            seen[image.numpy().tobytes()] = label.item()
+    assert seen == {tensor(picture(seed=i)).contiguous().numpy().tobytes(): min(i % 3, 1) for i in range(60)}
+
+
+def test_one_picture_outside_means_no_classes(classes):
+    save(classes / "stray.png", picture())
+    data = ImageFolder(str(classes), image_size=8)
+    assert data.num_classes == 1
+    assert all(not labels.any() for _, labels in everything(data))
+    assert sum(len(labels) for _, labels in everything(data)) == 61
+
+
+def test_hidden_and_other_files_are_left_out(classes):
+    (classes / "cat" / "._00.png").write_bytes(b"not a picture")
+    (classes / ".cache").mkdir()
+    (classes / ".cache" / "thumb.png").write_bytes(b"not a picture")
+    (classes / "notes.txt").write_text("hello")
+    assert len(find_pictures(classes)) == 60
+
+
+def names(data):
+    """The number of each picture of the two sets, by its content."""
+    number = {tensor(picture(seed=i)).contiguous().numpy().tobytes(): i for i in range(60)}
+    return [[number[image.numpy().tobytes()] for image in images] for images, _ in everything(data)]
+
+
+def test_the_split_is_disjoint_whole_and_the_same_in_every_run(classes):
+    train, held_out = names(ImageFolder(str(classes), image_size=8, val_fraction=0.2))
+    assert len(held_out) == 12
+    assert sorted(train + held_out) == list(range(60))
+    assert [train, held_out] == names(ImageFolder(str(classes), image_size=8, val_fraction=0.2, seed=5))
+    # Pinned: an update of the package must not move pictures from one set to the other.
+    assert held_out == [9, 21, 30, 42, 10, 19, 31, 37, 49, 52, 20, 32]
+    assert set(names(ImageFolder(str(classes), image_size=8, val_fraction=0.1))[1]) < set(held_out)
+
+
+def test_at_least_one_picture_is_held_out_and_one_trained_on(tmp_path):
+    for i in range(2):
+        save(tmp_path / f"{i}.png", picture(seed=i))
+    for fraction in (0.01, 0.99):
+        data = ImageFolder(str(tmp_path), val_fraction=fraction)
+        assert (len(data.train_images), len(data.held_out_images)) == (1, 1)
+    (tmp_path / "0.png").unlink()
+    with pytest.raises(ValueError, match="single picture"):
+        ImageFolder(str(tmp_path)).setup()
+
+
+@pytest.mark.parametrize(
+    ("folders", "chosen"), [(("train", "test"), "test"), (("train", "val"), "val"), (("train", "val", "test"), "val")]
+)
+def test_folders_for_training_and_holding_out_are_the_split(folders, chosen, tmp_path):
+    for folder in folders:
+        for label in ("b", "a"):
+            save(tmp_path / folder / label / "x.png", picture(seed=len(folder) + ord(label)))
+    data = ImageFolder(str(tmp_path), image_size=8)
+    assert data.num_classes == 2
+    for (images, labels), folder in zip(everything(data), ("train", chosen), strict=True):
+        assert labels.tolist() == [0, 1]
+        assert torch.equal(images, torch.stack([tensor(picture(seed=len(folder) + ord(c))) for c in "ab"]))
+
+
+def test_a_class_called_train_is_a_class(tmp_path):
+    for label in ("train", "plane"):
+        for i in range(3):
+            save(tmp_path / label / f"{i}.png", picture(seed=i))
+    data = ImageFolder(str(tmp_path))
+    assert data.num_classes == 2
+    assert len(data.train_images) + len(data.held_out_images) == 6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_on_disk_give_what_pictures_in_memory_give(classes, workers):
+    memory = ImageFolder(str(classes), image_size=12, batch_size=7, in_memory=True)
+    disk = ImageFolder(str(classes), image_size=12, batch_size=7, in_memory=False, num_workers=workers)
+    assert not hasattr(disk.train_images, "images")
+    for left, right in (
+        (memory.train_dataloader(), disk.train_dataloader()),
+        (memory.val_dataloader(), disk.val_dataloader()),
+    ):
+        for (x, a), (y, b) in zip(left, right, strict=True):
+            assert torch.equal(x, y)
+            assert torch.equal(a, b)
+    reference = torch.cat(list(disk.fid_reference()))
+    assert torch.equal(reference, memory.train_images.images)
+    assert torch.equal(reference, torch.cat(list(memory.fid_reference())))
+    assert memory.fingerprint() == disk.fingerprint()
+
+
+def test_small_sets_are_held_in_memory_unless_told_otherwise(classes, monkeypatch):
+    assert hasattr(ImageFolder(str(classes), image_size=8).train_images, "images")
+    monkeypatch.setattr("diffusion_lightning.data.image_folder.IN_MEMORY_BYTES", 60 * 3 * 8 * 8)
+    assert not hasattr(ImageFolder(str(classes), image_size=8).train_images, "images")
+    assert hasattr(ImageFolder(str(classes), image_size=8, channels=1).train_images, "images")
+
+
+def test_fingerprint_follows_the_files_and_the_settings(classes):
+    def fingerprint(**kwargs):
+        return ImageFolder(str(classes), **({"image_size": 8} | kwargs)).fingerprint()
+
+    first = fingerprint()
+    assert first == fingerprint(batch_size=3, flip=True)
+    assert first != fingerprint(image_size=16)
+    assert first != fingerprint(channels=1)
+    assert first != fingerprint(val_fraction=0.5)
+    data = ImageFolder(str(classes), image_size=8)
+    path = classes / data._splits[0][0]
+    pixels = np.array(Image.open(path))
+    pixels[3, 3, 1] ^= 1
+    before = path.stat()
+    Image.fromarray(pixels).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+    assert first != fingerprint()
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"channels": 2}, "channels must be 1 or 3, got 2"),
+        ({"val_fraction": 0.0}, "val_fraction must be between 0 and 1.*got 0.0"),
+        ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1.*got 1.0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ImageFolder("pictures", **arguments)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    root = tmp_path / "nowhere"
+    with pytest.raises(FileNotFoundError, match="is not a folder") as error:
+        ImageFolder(str(root)).setup()
+    assert f"data.root={str(root)!r}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("folders", [[], ["train", "test"]])
+def test_a_folder_without_pictures(folders, tmp_path):
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(FileNotFoundError, match=r"no pictures.*png, jpg") as error:
+        ImageFolder(str(tmp_path)).setup()
+    assert f"data.root={str(tmp_path)!r}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_damaged_picture_is_named(classes, in_memory):
+    damaged = classes / "cat" / "00.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    data = ImageFolder(str(classes), in_memory=in_memory)
+    with pytest.raises(OSError, match=r"cannot read the picture .*cat.00\.png") as error:
+        everything(data)
+    assert "\n" not in str(error.value)
+
+
+def test_sixteen_bit_pictures_are_refused_not_clipped(tmp_path):
+    Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(OSError, match=r"a.png: .*not 8-bit"):
+        read_picture(tmp_path / "a.png", 8, 1)
