@@ -42,7 +42,7 @@ class RunConfig(SaveConfigCallback):
     """Writes the resolved ``config.yaml`` to the run's folder and to the loggers; keeps the one of before a resume."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, save_to_log_dir=False, **kwargs)
+        super().__init__(*args, **kwargs, save_to_log_dir=False)  # type: ignore[misc]
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Lightning calls it on rank zero."""
@@ -146,7 +146,7 @@ class DiffusionCLI(LightningCLI):
             config["default_root_dir"], name, self.resumed_folder, self.resumed.get("global_step", 0)
         )
         trainer = super().instantiate_trainer(logger=[self.run_logger, *others], **kwargs)
-        if rank_zero_only.rank == 0 and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not config["fast_dev_run"]:
             for logger in others:
                 if isinstance(logger, WandbLogger):
                     continued = self.resumed.get(KEY, {}).get("run_ids", {}) if self.resumed_folder else {}
@@ -156,7 +156,7 @@ class DiffusionCLI(LightningCLI):
     @rank_zero_only
     def after_fit(self) -> None:
         """Tell what there is now and what can be done with it."""
-        if self.trainer.fast_dev_run:
+        if self._get(self.config, "trainer").fast_dev_run:
             return
         folder = Path(self.run_logger.log_dir)
         last = folder / "checkpoints" / "last.ckpt"

@@ -42,7 +42,8 @@ class Denoiser(nn.Module):
             t: their times, ``(B,)`` in [t_min, T].
             cond: what the network is conditioned on, such as ``labels`` ``(B,)``.
         """
-        assert self.network is not None and self.parameterization is not None, "a denoiser without network must denoise"
+        assert self.network is not None
+        assert self.parameterization is not None
         c = self.parameterization.coefficients(self.sde, t)
         raw = self.network(expand(c.input, x) * x, c.noise, **cond)
         return expand(c.skip, x) * x + expand(c.out, x) * raw
@@ -82,6 +83,10 @@ class GaussianMixtureDenoiser(Denoiser):
         weights: w, ``(K,)``, positive; normalized here.
         sde: the forward process.
     """
+
+    means: Tensor
+    stds: Tensor
+    weights: Tensor
 
     def __init__(self, means: Tensor, stds: Tensor, weights: Tensor, sde: SDE) -> None:
         super().__init__(None, sde, None)

@@ -31,12 +31,12 @@ class EMA(ExponentialMovingAverage):
     @torch.no_grad()
     def update(self, parameters: Iterable[nn.Parameter] | None = None) -> None:
         """Take the current weights into the average; call it after each optimizer step."""
-        parameters = self._get_parameters(parameters)
-        self._follow(parameters)
+        live = list(self._get_parameters(parameters))
+        self._follow(live)
         assert self.num_updates is not None  # the warm-up of the decay is always on
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        torch._foreach_lerp_(self.shadow_params, [p.detach() for p in parameters], 1 - decay)
+        torch._foreach_lerp_(self.shadow_params, [p.detach() for p in live], 1 - decay)
 
     @contextmanager
     def average_parameters(self, parameters: Iterable[nn.Parameter] | None = None) -> Iterator[None]:
@@ -44,7 +44,7 @@ class EMA(ExponentialMovingAverage):
 
         Unlike torch-ema's own, it may be nested.
         """
-        live = self._get_parameters(parameters)
+        live = list(self._get_parameters(parameters))
         self._follow(live)
         with torch.no_grad():
             kept = [p.detach().clone() for p in live]

@@ -26,9 +26,7 @@ class RunLogger(loggers.CSVLogger):
         resume_step: the optimizer step it continues from.
     """
 
-    def __init__(
-        self, root: str | os.PathLike[str], name: str, resume: Path | None = None, resume_step: int = 0
-    ) -> None:
+    def __init__(self, root: str | Path, name: str, resume: Path | None = None, resume_step: int = 0) -> None:
         if resume is not None:
             super().__init__(resume.parent.parent, name=resume.parent.name, version=resume.name)
         else:
@@ -41,7 +39,7 @@ class RunLogger(loggers.CSVLogger):
     def version(self) -> int | str:
         while self._version is None:
             candidate = self._get_next_version()
-            if rank_zero_only.rank == 0:
+            if _is_rank_zero():
                 try:
                     os.makedirs(os.path.join(self.root_dir, f"version_{candidate}"))
                 except FileExistsError:
@@ -54,7 +52,7 @@ class RunLogger(loggers.CSVLogger):
     def experiment(self) -> ExperimentWriter:
         if self._experiment is None:
             self._experiment = _ResumingWriter(self.log_dir, self._resume_step)
-        return self._experiment
+        return self._experiment  # type: ignore[return-value]
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Nothing: ``config.yaml`` holds them."""
@@ -80,6 +78,10 @@ class _ResumingWriter(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         """Lightning's would delete what is there."""
+
+
+def _is_rank_zero() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0  # known from the environment before any process group is
 
 
 class WandbLogger(loggers.WandbLogger):

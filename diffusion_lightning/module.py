@@ -107,7 +107,7 @@ class ScoreModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Learn the examples' shape from the data, once; sampling from a checkpoint needs it."""
         data = getattr(self.trainer, "datamodule", None)
-        if self.shape is None and hasattr(data, "shape"):
+        if self.shape is None and data is not None and hasattr(data, "shape"):
             self._set_shape(data.shape)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -222,7 +222,7 @@ class ScoreModule(LightningModule):
             with self.ema_weights(), self._precision(), bar:
                 for first in range(0, num, batch_size):
                     size = min(batch_size, num - first)
-                    cond = {} if labels is None else {"labels": labels[first : first + size]}
+                    cond: dict[str, Any] = {} if labels is None else {"labels": labels[first : first + size]}
                     shape = (size, *self.shape)
                     batches.append(sampler(self.denoiser, shape, generator=generator, progress=progress, **cond))
                     bar.update(size)
@@ -230,7 +230,7 @@ class ScoreModule(LightningModule):
             self.train(was_training)
         return torch.cat(batches)
 
-    def condition(self, labels: Tensor) -> dict[str, Tensor]:
+    def condition(self, labels: Tensor) -> dict[str, Any]:
         """What the network is conditioned on: the labels if it has classes, else nothing."""
         return {"labels": labels} if getattr(self.network, "num_classes", None) else {}
 
@@ -267,7 +267,9 @@ class ScoreModule(LightningModule):
         self.ema.load_state_dict(checkpoint["ema"])
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = "cpu", **kwargs: Any) -> "ScoreModule":
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | os.PathLike[str], map_location: Any = "cpu", **kwargs: Any
+    ) -> "ScoreModule":
         """Rebuild a module from its checkpoint alone.
 
         Args:

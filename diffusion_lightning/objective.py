@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.denoiser import Denoiser
-from diffusion_lightning.sde import SDE, expand, standard_normal
+from diffusion_lightning.sde import SDE, standard_normal
 
 Weighting = Literal["simple", "likelihood", "karras", "min_snr"]
 Reduction = Literal["sum", "mean"]

@@ -50,7 +50,9 @@ class SampleGrid(Callback):
         samples = pl_module.sample(
             self.sampler, count, generator=generator, batch_size=self.batch_size, progress=trainer.is_global_zero
         )
-        samples = pl_module.all_gather(samples).reshape(-1, *samples.shape[1:])[: self.num_samples]
+        gathered = pl_module.all_gather(samples)
+        assert isinstance(gathered, torch.Tensor)
+        samples = gathered.reshape(-1, *samples.shape[1:])[: self.num_samples]
         folder = run_folder(trainer)
         if trainer.is_global_zero:
             path = folder / "samples" / f"epoch={trainer.current_epoch:04d}.png"

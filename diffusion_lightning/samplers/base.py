@@ -157,7 +157,8 @@ class StepSampler(Sampler):
         frames = x.new_empty(self.steps + 1, *x.shape) if trajectory else None
         if frames is not None:
             frames[0] = x
-        for step, x in enumerate(self.iterate(denoiser, x, generator, **cond), start=1):
+        for step, state in enumerate(self.iterate(denoiser, x, generator, **cond), start=1):
+            x = state
             if frames is not None:
                 frames[step] = x
             bar.update()

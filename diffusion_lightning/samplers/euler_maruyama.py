@@ -18,7 +18,7 @@ def reverse_step(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, **cond: An
     """One Euler–Maruyama step of the reverse SDE, from t down to s.
 
     Returns:
-        The mean x − (f·x − g²·score)(t − s), shape of ``x``, and the noise's standard deviation g√(t − s), ``(B, 1, …)``.
+        The mean x − (f·x − g²·score)(t − s), shape of ``x``, and the standard deviation g√(t − s), ``(B, 1, …)``.
     """
     sde = denoiser.sde
     dt, g = expand(t - s, x), expand(sde.diffusion(t), x)

@@ -65,7 +65,7 @@ class Corrector(ABC):
 
     @abstractmethod
     def step_size(self, score: Tensor, sigma: Tensor, snr: float) -> Tensor:
-        """ε, broadcastable to ``score``, for the score at noise ``sigma`` ``(B,)`` and signal-to-noise ratio ``snr``."""
+        """ε, broadcastable to ``score``, at noise ``sigma`` ``(B,)`` for the signal-to-noise ratio ``snr``."""
 
     def __call__(
         self, denoiser: Denoiser, x: Tensor, t: Tensor, snr: float, generator: torch.Generator | None, **cond: Any
@@ -90,7 +90,7 @@ class LangevinCorrector(Corrector):
 
 
 class AnnealedLangevinCorrector(Corrector):
-    """ε = 2·(snr·σ(t))², a size set by the process alone (Song & Ermon 2019; the authors' code for Song et al. 2021)."""
+    """ε = 2·(snr·σ(t))², set by the process alone (Song & Ermon 2019; in the code of Song et al. 2021)."""
 
     def step_size(self, score: Tensor, sigma: Tensor, snr: float) -> Tensor:
         return expand(2 * (snr * sigma) ** 2, score)
