@@ -1,5 +1,6 @@
 """The `lightning` command: LightningCLI's fit, validate, test and predict, and sample."""
 
+import logging
 import sys
 import tempfile
 import traceback
@@ -18,7 +19,7 @@ from diffusion_lightning.checkpoint import KEY, load_checkpoint
 from diffusion_lightning.loggers import RunLogger, WandbLogger
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.sample_command import sample_command
-from diffusion_lightning.usage import OneLineParser, UsageError, one_line
+from diffusion_lightning.usage import OneLineParser, UsageError, explain
 
 USAGE = """\
 usage: lightning {fit,validate,test,predict,sample} [options]
@@ -187,6 +188,7 @@ def main(args: list[str] | None = None) -> None:
     if not given or given[0] in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0 if given else 2)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
     try:
         if given[0] == "sample":
             sample_command(given[1:])
@@ -195,7 +197,7 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         if "--debug" in given:
             raise
-        line = one_line(error)
+        line = str(error) if isinstance(error, UsageError) else explain(str(error)) or type(error).__name__
         if not isinstance(error, EXPECTED):
             with tempfile.NamedTemporaryFile("w", prefix="lightning-", suffix=".log", delete=False) as log:
                 traceback.print_exc(file=log)

@@ -4,6 +4,7 @@ import csv
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ class RunLogger(loggers.CSVLogger):
                     os.makedirs(os.path.join(self.root_dir, f"version_{candidate}"))
                 except FileExistsError:
                     continue  # another run was faster
+                except OSError as error:
+                    raise OSError(
+                        f"trainer.default_root_dir={str(self.save_dir)!r}: no folder can be made there "
+                        f"({error.strerror}): give one that can be written"
+                    ) from error
             self._version = candidate
         return self._version
 
@@ -53,6 +59,14 @@ class RunLogger(loggers.CSVLogger):
         if self._experiment is None:
             self._experiment = _ResumingWriter(self.log_dir, self._resume_step)
         return self._experiment  # type: ignore[return-value]
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left; the folder of a run that failed before it wrote anything is taken away again."""
+        super().finalize(status)
+        if status == "failed" and self._version is not None:
+            with suppress(OSError):  # not empty
+                os.rmdir(self.log_dir)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Nothing: ``config.yaml`` holds them."""

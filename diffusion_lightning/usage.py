@@ -3,8 +3,7 @@
 import difflib
 import inspect
 import re
-from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -12,42 +11,47 @@ import diffusion_lightning
 
 
 class UsageError(ValueError):
-    """The command cannot do what it was told to."""
+    """The command cannot do what it was told to; the message is fit to be shown as it is."""
 
 
 class OneLineParser(LightningArgumentParser):
     """LightningCLI's parser, whose errors are a :class:`UsageError` of one line with a suggestion."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # an abbreviation would let a misspelt option pass as another one
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         options = [option for option in self._option_string_actions if option.startswith("--")]
         raise UsageError(explain(message, options)) from ex
 
 
-def one_line(error: BaseException) -> str:
-    """What an exception says, on one line, with its type where it says nothing."""
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
-
-
-def explain(message: str, options: list[str]) -> str:
+def explain(message: str, options: list[str] | None = None) -> str:
     """A parser's message on one line, with the nearest right word for what looks misspelt.
 
     Args:
         message: jsonargparse's, of one or more lines.
         options: the parser's, each with its dashes.
     """
-    text = " ".join(message.split())
-    text = text.replace("<class '", "").replace("'>", "")
-    if union := re.search(r"^(.*?)Does not validate against any of the Union subtypes.*? - (.*?) Given value", text):
-        # of the reasons why each alternative was refused, one about a named class is what the user meant
-        reasons = union[2].split(" - ")
-        text = union[1] + next((reason for reason in reasons if "class_path" in reason), "; ".join(reasons))
+    text = " ".join(message.split()).replace("<class '", "").replace("'>", "")
+    text = text.replace("Parser key ", "option ")
+    # a value tried against the alternatives of a type: the reasons are wanted, and the value if it is plain
+    if union := re.search(r"Does not validate against any of the Union subtypes.*?Errors: - (.*)", text):
+        reasons, _, value = union[1].partition(" Given value type: ")
+        value = value.partition(" Given value: ")[2]
+        got = f". Got value: {value}" if value and "Namespace(" not in value and "NestedArg(" not in value and "Got value" not in reasons else ""
+        # null and a file that holds the value are alternatives that were not meant
+        kept = [r for r in reasons.split(" - ") if not r.startswith(("Expected a NoneType", "Expected a path"))]
+        text = text[: union.start()] + " or ".join(kept) + got
+    text = re.sub(r"- Expected a path but \S+ either not accessible or invalid - ", "", text)
+    if "(did you mean" in text:  # an error in a nested parser comes by here once for each parser around it
+        return text
     if match := re.search(r"unrecognized arguments?: (\S+)", text, re.IGNORECASE):
-        return f"unknown option {match[1]}{_nearest(match[1].split('=')[0], options)}"
-    if match := re.search(r"class_path '([\w.]+)'.*?Option '(\w+)' is not accepted", text):
-        return f"{text}{_nearest(match[2], _init_args(match[1]))}"
-    if match := re.search(r"(?:Expected a dot import path string: |Unable to import|No module named )'?(\w+)", text):
-        return f"{text}{_nearest(match[1], diffusion_lightning.__all__)}"
+        return f"unknown option {match[1]}{_nearest(match[1].split('=')[0], options or [])}"
+    if match := re.search(r"Option '(\w+)' is not accepted", text):
+        return text + _nearest(match[1], _all_arguments())
+    if match := re.search(r"Expected a dot import path string: (\w+)|No module named '(\w+)", text):
+        return text + _nearest(match[1] or match[2], diffusion_lightning.__all__)
     return text
 
 
@@ -56,6 +60,7 @@ def _nearest(word: str, known: list[str]) -> str:
     return f" (did you mean {found[0]}?)" if found else ""
 
 
-def _init_args(class_path: str) -> list[str]:
-    module, _, name = class_path.rpartition(".")
-    return list(inspect.signature(getattr(import_module(module), name)).parameters)
+def _all_arguments() -> list[str]:
+    """The names of all constructor arguments of the package."""
+    classes = [getattr(diffusion_lightning, name) for name in diffusion_lightning.__all__]
+    return sorted({argument for cls in classes for argument in inspect.signature(cls).parameters})

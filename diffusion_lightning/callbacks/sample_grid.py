@@ -11,7 +11,7 @@ from diffusion_lightning.samplers import Sampler
 
 
 class SampleGrid(Callback):
-    """Draws samples with the EMA weights and leaves the grid as ``samples/epoch=….png`` and with the loggers.
+    """Draws samples with the EMA weights and leaves the grid as ``<name>/epoch=….png`` and with the loggers.
 
     The work is split over the processes. The generator is the callback's own and starts anew each time.
 
@@ -20,19 +20,26 @@ class SampleGrid(Callback):
         num_samples: pictures in the grid.
         every_n_epochs: how often; the end of training always counts.
         batch_size: how many are drawn at once in each process.
+        name: of the folder and of the picture with the loggers; give one to each of several grids.
 
     Raises:
         ValueError: if a number is below 1, or at the start of training if the sampler does not fit the SDE.
     """
 
     def __init__(
-        self, sampler: Sampler | None = None, num_samples: int = 64, every_n_epochs: int = 1, batch_size: int = 256
+        self,
+        sampler: Sampler | None = None,
+        num_samples: int = 64,
+        every_n_epochs: int = 1,
+        batch_size: int = 256,
+        name: str = "samples",
     ) -> None:
         check_at_least_one(num_samples=num_samples, every_n_epochs=every_n_epochs, batch_size=batch_size)
         self.sampler = sampler
         self.num_samples = num_samples
         self.every_n_epochs = every_n_epochs
         self.batch_size = batch_size
+        self.name = name
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, ScoreModule)
@@ -54,6 +61,6 @@ class SampleGrid(Callback):
         assert isinstance(gathered, torch.Tensor)
         samples = gathered.reshape(-1, *samples.shape[1:])[: self.num_samples]
         folder = run_folder(trainer)
-        if trainer.is_global_zero:
-            path = folder / "samples" / f"epoch={trainer.current_epoch:04d}.png"
-            leave_picture(trainer, "samples", image_grid(samples), path)
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            path = folder / self.name / f"epoch={trainer.current_epoch:04d}.png"
+            leave_picture(trainer, self.name, image_grid(samples), path)

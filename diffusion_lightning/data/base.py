@@ -326,7 +326,7 @@ class TorchvisionImages(ImageDataModule):
         kwargs: those of `ImageDataModule`.
 
     Raises:
-        RuntimeError: from `prepare_data` and `setup`, if the set is not there and cannot be downloaded, or is damaged.
+        OSError: from `prepare_data` and `setup`, if the set is not there and cannot be downloaded, or is damaged.
     """
 
     source: ClassVar[type]
@@ -349,7 +349,7 @@ class TorchvisionImages(ImageDataModule):
             source = self.source(os.path.expanduser(self.root), train=train, download=download)
         except Exception as error:  # torchvision raises whatever the network, the disk or the unpacking raised
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise RuntimeError(
+            raise OSError(
                 f"data.root={str(self.root)!r}: {self.source.__name__} can be neither read from nor downloaded to this "
                 f"folder ({reason}); give a data.root that holds {self.layout}, or a writable one and a network"
             ) from error

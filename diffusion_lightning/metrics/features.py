@@ -121,7 +121,7 @@ class InceptionFeatures(nn.Module):
 
     Raises:
         FileNotFoundError: when there is no file `weights`.
-        RuntimeError: when the weights could not be downloaded.
+        OSError: when the weights could not be downloaded.
         TypeError, ValueError: when called, as `DigitFeatures`.
     """
 
@@ -140,7 +140,7 @@ class InceptionFeatures(nn.Module):
         except (OSError, HTTPException) as error:  # urllib's URLError is an OSError
             if weights is not None:
                 raise
-            raise RuntimeError(
+            raise OSError(
                 f"the Inception weights could not be downloaded ({error}): give feature_weights, a local copy of "
                 f'{URL_INCEPTION_V3.rsplit("/", 1)[1]}, or use feature="mnist"'
             ) from error

@@ -62,7 +62,7 @@ def test_flips_can_be_turned_off():
 
 
 def test_cifar10_without_network_is_one_clear_line(tmp_path):
-    with pytest.raises(RuntimeError, match="no route to host") as error:
+    with pytest.raises(OSError, match="no route to host") as error:
         CIFAR10(root=str(tmp_path)).prepare_data()
     message = str(error.value)
     assert "\n" not in message
@@ -72,6 +72,6 @@ def test_cifar10_without_network_is_one_clear_line(tmp_path):
 
 def test_damaged_cifar10_is_one_clear_line(root):
     (root / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"\x80")
-    with pytest.raises(RuntimeError, match="CIFAR10") as error:
+    with pytest.raises(OSError, match="CIFAR10") as error:
         CIFAR10(root=str(root)).prepare_data()
     assert "\n" not in str(error.value)

@@ -38,6 +38,18 @@ def take(features: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([features(batch) for batch in images.split(1_000)])
 
 
+@pytest.fixture(scope="module")
+def taken(features: DigitFeatures, digits: tuple[Tensor, Tensor]) -> Tensor:
+    """The features (10000, 128) of the embedded digits."""
+    return take(features, digits[0])
+
+
+@pytest.fixture(scope="module")
+def halves(taken: Tensor, digits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The features of the first 8,000 digits, and the images of the last 2,000."""
+    return taken[:8_000], digits[0][8_000:]
+
+
 def frechet(a: Tensor, b: Tensor) -> float:
     """The Fréchet distance between the Gaussians fitted to two sets of features, exactly, in float64."""
     a, b = a.double(), b.double()
@@ -81,12 +93,11 @@ class TestDigitWeights:
         assert int(metadata["epochs"]) > 0
         assert metadata["torch"]
 
-    def test_they_read_digits(self, features: DigitFeatures, digits: tuple[Tensor, Tensor]) -> None:
-        images, labels = digits
+    def test_they_read_digits(self, features: DigitFeatures, taken: Tensor, digits: tuple[Tensor, Tensor]) -> None:
         with torch.no_grad():
-            logits = take(lambda x: features.classifier(x / 127.5 - 1), images)
+            logits = features.classifier.head(taken)
         assert logits.shape == (10_000, 10)
-        assert (logits.argmax(1) == labels).float().mean() >= 0.99
+        assert (logits.argmax(1) == digits[1]).float().mean() >= 0.99
 
     def test_the_logits_follow_from_the_features(self, features: DigitFeatures, digits: tuple[Tensor, Tensor]) -> None:
         x = digits[0][:64] / 127.5 - 1
@@ -108,8 +119,8 @@ class TestDigitFeatures:
         assert (x.min(), x.max()) == (-1, 1)
         torch.testing.assert_close(features(images), features.classifier.features(x.float()), rtol=1e-4, atol=1e-4)
 
-    def test_no_feature_dominates_or_is_dead(self, features: DigitFeatures, digits: tuple[Tensor, Tensor]) -> None:
-        z = take(features, digits[0]).double()
+    def test_no_feature_dominates_or_is_dead(self, taken: Tensor) -> None:
+        z = taken.double()
         assert z.mean(0).abs().max() < 0.2
         assert z.std(0).min() > 0.8
         assert z.std(0).max() < 1.2
@@ -117,9 +128,8 @@ class TestDigitFeatures:
         kurtosis = ((z - z.mean(0)) / z.std(0)).pow(4).mean(0)
         assert kurtosis.max() < 6
 
-    def test_covariance_is_more_than_the_classes(self, features: DigitFeatures, digits: tuple[Tensor, Tensor]) -> None:
-        z = take(features, digits[0]).double()
-        values = torch.linalg.eigvalsh(torch.cov(z.T))
+    def test_covariance_is_more_than_the_classes(self, taken: Tensor) -> None:
+        values = torch.linalg.eigvalsh(torch.cov(taken.double().T))
         assert values.min() > 1e-4
         # Collapsed onto ten class means the features would have nine directions, this number at most nine.
         assert values.sum() ** 2 / values.square().sum() > 15
@@ -191,11 +201,6 @@ class TestDigitFeatures:
 class TestFrechetDistance:
     """What the features are for: the distance is small between halves of the digits, and grows with every fault."""
 
-    @pytest.fixture(scope="class")
-    def halves(self, features: DigitFeatures, digits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The features of the first 8,000 digits, and the images of the last 2,000."""
-        return take(features, digits[0][:8_000]), digits[0][8_000:]
-
     def test_grows_with_noise(self, features: DigitFeatures, halves: tuple[Tensor, Tensor]) -> None:
         reference, images = halves
         real, *worse = [frechet(reference, take(features, noisy(images, std))) for std in (0.0, 0.1, 0.3, 1.0)]
@@ -218,34 +223,32 @@ class TestFrechetDistance:
         real = frechet(reference, take(features, images))
         assert 2 * real < frechet(reference, some) < frechet(reference, few)
 
-    def test_sees_a_lack_of_variety_within_the_classes(
-        self, features: DigitFeatures, halves: tuple[Tensor, Tensor], digits: tuple[Tensor, Tensor]
-    ) -> None:
-        reference, images = halves
-        z, labels = take(features, images), digits[1][8_000:]
+    def test_sees_a_lack_of_variety_within_the_classes(self, taken: Tensor, digits: tuple[Tensor, Tensor]) -> None:
+        z, labels = taken[8_000:], digits[1][8_000:]
         means = torch.stack([z[labels == digit].mean(0) for digit in range(10)])
         # Every digit drawn towards the mean of its class: the right classes, in the right numbers.
         drawn = means[labels] + 0.5 * (z - means[labels])
-        assert frechet(reference, drawn) > 2 * frechet(reference, z)
+        assert frechet(taken[:8_000], drawn) > 2 * frechet(taken[:8_000], z)
 
     def test_no_distance_to_itself(self, halves: tuple[Tensor, Tensor]) -> None:
         assert math.isclose(frechet(halves[0], halves[0]), 0, abs_tol=1e-6)
 
 
-class TestInceptionFeatures:
-    @pytest.fixture(scope="class")
-    def weights(self, tmp_path_factory: pytest.TempPathFactory) -> str:
-        """A file of random weights, as torch-fidelity's would be: the true one is too large for a test."""
-        path = tmp_path_factory.mktemp("inception") / "weights.pth"
-        with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {})
-            patch.setattr(nn.Module, "load_state_dict", lambda *_: None)
-            torch.save(InceptionFeatures().inception.state_dict(), path)
-        return str(path)
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of random weights, as torch-fidelity's would be: the true one is too large for a test."""
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(nn.Module, "load_state_dict", lambda *_: None)
+        torch.save(InceptionFeatures().inception.state_dict(), path)
+    return str(path)
 
-    def test_features(self, weights: str, digits: tuple[Tensor, Tensor]) -> None:
-        features, gray = inception_features(weights), digits[0][:3]
+
+class TestInceptionFeatures:
+    def test_features(self, inception_file: str, digits: tuple[Tensor, Tensor]) -> None:
+        features, gray = inception_features(inception_file), digits[0][:3]
         assert isinstance(features, InceptionFeatures)
         assert features.num_features == 2048
         features.train()
