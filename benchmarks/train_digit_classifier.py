@@ -2,11 +2,14 @@
 
     python benchmarks/train_digit_classifier.py --root <torchvision root> --output <file.safetensors>
 
-60,000 training digits, slightly rotated, scaled and shifted; six epochs, about four minutes on two CPU cores. Two
-losses are summed: cross-entropy, and the squared error of the digit rebuilt from the features by one linear map. Under
-cross-entropy alone the features of a class collapse towards one point (Papyan et al. 2020, arXiv:2008.08186) and their
-distance sees little but the mix of classes; the second loss makes them keep slant, thickness and style. The linear
-map is not saved. Weights are saved in half precision, and the accuracy printed and recorded is theirs.
+60,000 training digits, slightly rotated, scaled and shifted; six epochs, about five minutes on two idle CPU cores.
+Two losses are summed: cross-entropy, and the squared error of the digit rebuilt from the features by one linear map.
+Under cross-entropy alone the features of a class are drawn together (Papyan et al. 2020, arXiv:2008.08186), and what a
+digit looks like within its class counts for less: blurred by a 3 × 3 box, 1,000 test digits are then at distance 8.7
+from the training digits instead of 13.3. The linear map is not saved. Weights are saved in half precision, and the
+accuracy printed and recorded is theirs.
+
+On cores that other programs use too, OMP_NUM_THREADS=1 is the faster: the threads wait for each other by spinning.
 """
 
 import argparse

@@ -90,7 +90,12 @@ class DiffusionCLI(LightningCLI):
             "--run_name", type=str | None, default=None, help="Name of the run; by default the config file's."
         )
         parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
-        parser.link_arguments("seed_everything", "data.init_args.seed")
+        # a default that a saved config can hold; the signature's own is an object
+        parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 2e-4}}})
+        # true and false, which Lightning allows as well, leave the seed to be 0
+        parser.link_arguments(
+            "seed_everything", "data.init_args.seed", compute_fn=lambda seed: 0 if isinstance(seed, bool) else seed
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would overwrite the config with the checkpoint's; ours checks that the two agree."""
@@ -106,7 +111,8 @@ class DiffusionCLI(LightningCLI):
         if config.ckpt_path is not None:
             self.resumed = load_checkpoint(config.ckpt_path)
             folder = Path(config.ckpt_path).absolute().parent.parent
-            if (folder / "config.yaml").is_file() and folder.parent.name == config.run_name:
+            name = Path(config.run_name).parts
+            if (folder / "config.yaml").is_file() and folder.parent.parts[-len(name) :] == name:
                 # as the user wrote it, so that what Lightning recorded of its folders stays true
                 self.resumed_folder = Path(config.ckpt_path).parent.parent
 
@@ -125,6 +131,9 @@ class DiffusionCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the run's folder, its checkpoints and the progress bar, unless the config has its own."""
+        if self.resumed:
+            # now, before the run's folder gets the config of a network that its checkpoints are not of
+            self.model.check_network(self.resumed)
         config = self._get(self.config_init, "trainer")
         callbacks = config["callbacks"] = list(config["callbacks"] or [])
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
@@ -188,7 +197,7 @@ def main(args: list[str] | None = None) -> None:
     if not given or given[0] in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0 if given else 2)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     try:
         if given[0] == "sample":
             sample_command(given[1:])
@@ -204,3 +213,7 @@ def main(args: list[str] | None = None) -> None:
             line = f"{type(error).__name__}: {line} (traceback: {log.name})"
         print(f"lightning: error: {line}", file=sys.stderr)
         sys.exit(1)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()

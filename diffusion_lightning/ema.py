@@ -36,7 +36,9 @@ class EMA(ExponentialMovingAverage):
         assert self.num_updates is not None  # the warm-up of the decay is always on
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        torch._foreach_lerp_(self.shadow_params, [p.detach() for p in live], 1 - decay)
+        # the average keeps its precision where Lightning's true-precision plugins have changed that of the weights
+        current = [p.detach().to(average.dtype) for p, average in zip(live, self.shadow_params, strict=True)]
+        torch._foreach_lerp_(self.shadow_params, current, 1 - decay)
 
     @contextmanager
     def average_parameters(self, parameters: Iterable[nn.Parameter] | None = None) -> Iterator[None]:

@@ -38,13 +38,15 @@ class RunLogger(loggers.CSVLogger):
 
     @property
     def version(self) -> int | str:
-        while self._version is None:
+        if self._version is None:
             candidate = self._get_next_version()
+        while self._version is None:
             if _is_rank_zero():
                 try:
                     os.makedirs(os.path.join(self.root_dir, f"version_{candidate}"))
                 except FileExistsError:
-                    continue  # another run was faster
+                    candidate += 1  # another run was faster, or a file has the name
+                    continue
                 except OSError as error:
                     raise OSError(
                         f"trainer.default_root_dir={str(self.save_dir)!r}: no folder can be made there "

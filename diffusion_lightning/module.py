@@ -18,7 +18,7 @@ from diffusion_lightning.ema import EMA
 from diffusion_lightning.objective import DenoisingScoreMatching
 from diffusion_lightning.parameterization import Parameterization
 from diffusion_lightning.progress import progress_bar
-from diffusion_lightning.randomness import Stream, derive_seed
+from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.recipe import build, describe
 from diffusion_lightning.samplers import Heun, Sampler
 from diffusion_lightning.sde import SDE
@@ -253,15 +253,19 @@ class ScoreModule(LightningModule):
             "run_ids": {type(logger).__name__: logger.version for logger in self.loggers},
         }
 
+    def check_network(self, checkpoint: dict[str, Any]) -> None:
+        """Raise a ValueError that names the difference, if a checkpoint is of another network than this module's."""
+        saved, own = checkpoint["hyper_parameters"]["network"], self.hparams["network"]
+        if saved != own:
+            raise ValueError(f"the checkpoint is of another network: {_difference(saved, own)}")
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the EMA back, after checking that the checkpoint is of this network.
 
         Raises:
             ValueError: if the checkpoint's network is another one.
         """
-        saved, own = checkpoint["hyper_parameters"]["network"], self.hparams["network"]
-        if saved != own:
-            raise ValueError(f"the checkpoint is of another network: {_difference(saved, own)}")
+        self.check_network(checkpoint)
         if self.shape is None and checkpoint["hyper_parameters"]["shape"] is not None:
             self._set_shape(checkpoint["hyper_parameters"]["shape"])
         self.ema.load_state_dict(checkpoint["ema"])
@@ -292,11 +296,6 @@ class ScoreModule(LightningModule):
     def _set_shape(self, shape: Sequence[int]) -> None:
         self.shape = tuple(shape)
         self.hparams["shape"] = list(shape)
-
-
-def global_seed() -> int:
-    """The seed that ``lightning.seed_everything`` was given; 0 if it was not called."""
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def _difference(saved: dict[str, Any], own: dict[str, Any]) -> str:

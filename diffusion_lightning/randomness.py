@@ -6,6 +6,7 @@ a step comes from a generator seeded by `derive_seed` with those numbers and the
     generator = torch.Generator(device).manual_seed(derive_seed(seed, rank, epoch, batch, Stream.FLIP))
 """
 
+import os
 from enum import IntEnum
 
 _MASK = 2**64 - 1
@@ -21,6 +22,11 @@ class Stream(IntEnum):
     PREDICTION = 4
     GRID = 5
     FID = 6
+
+
+def global_seed() -> int:
+    """The seed that ``lightning.seed_everything`` was given; 0 if it was not called."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def derive_seed(*parts: int) -> int:

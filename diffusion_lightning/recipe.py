@@ -15,10 +15,10 @@ def describe(value: Any) -> Any:
     """The recipe of an object; plain values are their own recipe, lists and dicts are described item by item.
 
     An object's constructor arguments are read from its attributes of the same names, or of those names with a leading
-    underscore where a method has the name. A ``functools.partial`` of a class describes as that class.
+    underscore where a method has the name. A class, and a ``functools.partial`` of it, describe as that class.
 
     Raises:
-        ValueError: if a constructor argument is not kept as an attribute.
+        ValueError: if a constructor argument is not kept as an attribute, or there is a function.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -26,10 +26,16 @@ def describe(value: Any) -> Any:
         return [describe(item) for item in value]
     if isinstance(value, dict):
         return {key: describe(item) for key, item in value.items()}
+    if inspect.isclass(value):
+        return _recipe(value, {})
     if isinstance(value, partial):
         # jsonargparse binds the class behind an instantiating function, a user binds the class itself
-        (made,) = (item for item in (value.func, *value.args) if inspect.isclass(item))
-        return _recipe(made, value.keywords)
+        made = [item for item in (value.func, *value.args) if inspect.isclass(item)]
+        if len(made) == 1:
+            return _recipe(made[0], value.keywords)
+    if isinstance(value, partial) or inspect.isroutine(value):
+        name = getattr(value, "__qualname__", value)
+        raise ValueError(f"{name} is a function, which checkpoints cannot hold: give functools.partial(a class, …)")
     return _recipe(type(value), {name: _argument(value, name) for name in _parameters(type(value))})
 
 

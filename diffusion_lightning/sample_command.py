@@ -35,8 +35,12 @@ def sample_command(args: list[str]) -> None:
     sampler = given.sampler if given.sampler is not None else module.sampler
     sampler.check(module.denoiser.sde)
     _check_writable(output)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    module.to(device)
+    wanted = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        module.to(device)
+    except (RuntimeError, AssertionError) as error:  # of the latter type if torch was built without it
+        raise UsageError(f"device={wanted!r}: cannot be used here: {str(error).splitlines()[0]}") from error
     labels = _labels(options.labels, options.num, module, device)
 
     generator = torch.Generator(device).manual_seed(options.seed)
@@ -89,7 +93,12 @@ def _labels(given: list[int] | None, num: int, module: ScoreModule, device: torc
 def _check_writable(output: Path) -> None:
     """Fail before the work, not after it."""
     folder = output if output.suffix == "" else output.parent
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"output={str(output)!r}: no folder can be made there ({error.strerror})") from error
+    if output.suffix != "" and output.is_dir():
+        raise UsageError(f"output={str(output)!r}: is a folder: give a file, or a folder's name without a suffix")
     if output.suffix == "" and any(folder.glob("*.png")):
         raise UsageError(f"output={str(output)!r}: this folder already holds pictures: give another one")
 

@@ -39,10 +39,13 @@ def explain(message: str, options: list[str] | None = None) -> str:
     if union := re.search(r"Does not validate against any of the Union subtypes.*?Errors: - (.*)", text):
         reasons, _, value = union[1].partition(" Given value type: ")
         value = value.partition(" Given value: ")[2]
-        got = f". Got value: {value}" if value and "Namespace(" not in value and "NestedArg(" not in value and "Got value" not in reasons else ""
+        # where a list of objects or a single one may be given, not being the other is no reason
+        reasons = re.sub(r" - Not a valid subclass of .*?\(implicit class_path\)", "", reasons)
+        plain = value and not any(mark in value for mark in ("Namespace(", "NestedArg("))
+        got = f". Got value: {value}" if plain and "Got value" not in reasons else ""
         # null and a file that holds the value are alternatives that were not meant
         kept = [r for r in reasons.split(" - ") if not r.startswith(("Expected a NoneType", "Expected a path"))]
-        text = text[: union.start()] + " or ".join(kept) + got
+        text = text[: union.start()] + " or ".join(dict.fromkeys(kept)) + got
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid - ", "", text)
     if "(did you mean" in text:  # an error in a nested parser comes by here once for each parser around it
         return text
@@ -56,7 +59,7 @@ def explain(message: str, options: list[str] | None = None) -> str:
 
 
 def _nearest(word: str, known: list[str]) -> str:
-    found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word, [name for name in known if name != word], n=1, cutoff=0.6)
     return f" (did you mean {found[0]}?)" if found else ""
 
 

@@ -1,7 +1,16 @@
-"""Settings of all tests: one thread each, no W&B account, no cache outside the test's own folder."""
+"""Settings of all tests: one thread each, no W&B account, no cache outside the test's own folder. And small models."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+
+if TYPE_CHECKING:  # the mathematics is tested without waiting for Lightning to load
+    from lightning.pytorch import Trainer
+
+    from diffusion_lightning import EmbeddedMNIST, ScoreModule
 
 
 def pytest_configure() -> None:
@@ -12,7 +21,79 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads the user's keys or writes to the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    for name, value in isolation(tmp_path_factory.mktemp("home")).items():
+        monkeypatch.setenv(name, value)
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "PL_GLOBAL_SEED"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def isolation(home: Path) -> dict[str, str]:
+    """Environment variables that send caches and settings to ``home``, where no key is."""
+    return {
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "NETRC": str(home / "netrc"),
+        **{f"WANDB_{name}_DIR": str(home / "wandb") for name in ("CONFIG", "CACHE", "DATA")},
+    }
+
+
+@pytest.fixture(scope="session")
+def digits() -> Any:
+    """The embedded digits, read once."""
+    from diffusion_lightning import EmbeddedMNIST
+
+    return EmbeddedMNIST().load_images()
+
+
+@pytest.fixture
+def make_data(digits: Any) -> Callable[..., "EmbeddedMNIST"]:
+    """Makes a data module of the embedded digits, which are not read again."""
+    from diffusion_lightning import EmbeddedMNIST
+
+    def make(batch_size: int = 8, **kwargs: Any) -> EmbeddedMNIST:
+        data = EmbeddedMNIST(batch_size=batch_size, **kwargs)
+        data._images = digits
+        return data
+
+    return make
+
+
+@pytest.fixture
+def make_module() -> Callable[..., "ScoreModule"]:
+    """Makes a ScoreModule with a network of a few thousand weights; arguments replace its parts."""
+    from diffusion_lightning import Heun, KarrasPreconditioning, KarrasSDE, ScoreModule, UNet
+
+    def make(**kwargs: Any) -> ScoreModule:
+        torch.manual_seed(0)
+        parts = {
+            "network": UNet(channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False, patch_size=4),
+            "sde": KarrasSDE(),
+            "parameterization": KarrasPreconditioning(),
+            "sampler": Heun(steps=2),
+        }
+        return ScoreModule(**{**parts, **kwargs})
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., "Trainer"]:
+    """Makes a quiet Trainer on the CPU: one epoch of three batches, two batches of validation, nothing logged."""
+    from lightning.pytorch import Trainer
+
+    def make(**kwargs: Any) -> Trainer:
+        settings: dict[str, Any] = {
+            "accelerator": "cpu",
+            "default_root_dir": tmp_path,
+            "max_epochs": 1,
+            "limit_train_batches": 3,
+            "limit_val_batches": 2,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
+        }
+        settings |= dict.fromkeys(
+            ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+        )
+        return Trainer(**{**settings, **kwargs})
+
+    return make

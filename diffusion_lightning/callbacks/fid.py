@@ -10,9 +10,9 @@ from torch import nn
 from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, share
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.metrics.fid import ReferenceFID, build_features
-from diffusion_lightning.module import ScoreModule, global_seed
+from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.progress import progress_bar
-from diffusion_lightning.randomness import Stream, derive_seed
+from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 
 
@@ -48,7 +48,9 @@ class FIDCallback(Callback):
         feature_weights: str | None = None,
         cache: str | None = None,
     ) -> None:
-        check_at_least_one(num_samples=num_samples - 1, every_n_epochs=every_n_epochs, batch_size=batch_size)
+        check_at_least_one(every_n_epochs=every_n_epochs, batch_size=batch_size)
+        if num_samples < 2:
+            raise ValueError(f"num_samples={num_samples}: must be at least 2, for there is no covariance of one image")
         self.sampler = sampler
         self.num_samples = num_samples
         self.feature = feature

@@ -5,8 +5,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, leave_picture, run_folder, share
 from diffusion_lightning.images import image_grid
-from diffusion_lightning.module import ScoreModule, global_seed
-from diffusion_lightning.randomness import Stream, derive_seed
+from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 
 

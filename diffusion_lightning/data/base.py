@@ -18,7 +18,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
-from diffusion_lightning.randomness import Stream, derive_seed
+from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 
 ImageSet: TypeAlias = Dataset[tuple[Tensor, Tensor]]
 """A sized map-style dataset: `dataset[indices]` is `(uint8 (B, C, H, W), int64 (B,))`."""
@@ -180,7 +180,7 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: images per batch and process.
         num_workers: processes that read batches beside the training process; 0 is fastest for images in memory.
         num_predict: how many samples `predict` draws, over all processes.
-        seed: decides the order of the training images and their flips.
+        seed: decides the order of the training images and their flips; that of ``seed_everything`` if left out.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -191,7 +191,9 @@ class ImageDataModule(LightningDataModule, ABC):
     fid_feature: ClassVar[Literal["mnist", "inception"]]
     flip: bool = False
 
-    def __init__(self, batch_size: int = 128, num_workers: int = 0, num_predict: int = 64, seed: int = 0) -> None:
+    def __init__(
+        self, batch_size: int = 128, num_workers: int = 0, num_predict: int = 64, seed: int | None = None
+    ) -> None:
         super().__init__()
         for name, value, least in (
             ("batch_size", batch_size, 1),
@@ -267,7 +269,7 @@ class ImageDataModule(LightningDataModule, ABC):
             fit = self.trainer.fit_loop
             # The hook runs before Lightning counts the batch, hence + 1; `processed` is the epoch the order was given.
             epoch, index = fit.epoch_progress.current.processed, fit.epoch_loop.batch_idx + 1  # type: ignore[attr-defined]
-            images = random_flip(images, derive_seed(self.seed, self.trainer.global_rank, epoch, index, Stream.FLIP))
+            images = random_flip(images, derive_seed(self._seed, self.trainer.global_rank, epoch, index, Stream.FLIP))
         return normalize(images), *rest
 
     def fid_reference(self) -> Iterator[Tensor]:
@@ -290,6 +292,10 @@ class ImageDataModule(LightningDataModule, ABC):
         return digest.hexdigest()
 
     @property
+    def _seed(self) -> int:
+        return global_seed() if self.seed is None else self.seed
+
+    @property
     def _overfitting(self) -> bool:
         return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
@@ -300,7 +306,7 @@ class ImageDataModule(LightningDataModule, ABC):
             self.batch_size,
             shuffle=shuffle,
             drop_last=drop_last,
-            seed=self.seed,
+            seed=self._seed,
             num_replicas=trainer.world_size if trainer is not None else 1,
             rank=trainer.global_rank if trainer is not None else 0,
         )

@@ -156,6 +156,10 @@ class ImageFolder(ImageDataModule):
         """Number of first-level subfolders with pictures, or 1 if there is no class; looks at names only."""
         return max(len(self._classes), 1)
 
+    def prepare_data(self) -> None:
+        """Look for the pictures, so that a folder without any is told of before a run begins."""
+        _ = self._splits
+
     def load_images(self) -> tuple[ImageSet, ImageSet]:
         """The training pictures and the held-out ones, each sorted by name."""
         train, held_out = (

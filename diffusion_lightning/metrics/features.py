@@ -6,7 +6,7 @@ The Fréchet distance of Heusel et al. 2017 (arXiv:1706.08500) fits one Gaussian
 
 so it says no more than its features do. Two extractors are offered, both called on uint8 images (N, C, H, W):
 
-- `InceptionFeatures`, the 2048 features in which published FID values are stated; its weights (91 MB) are downloaded.
+- `InceptionFeatures`, the 2048 features in which published FID values are stated; its weights (95 MB) are downloaded.
 - `DigitFeatures`, 128 features of a small digit classifier whose weights ship with the package: for MNIST, where
   Inception is slow and knows nothing of digits, and for machines without a network.
 
@@ -29,7 +29,7 @@ class DigitClassifier(nn.Module):
     """A convolutional classifier of 28×28 digits, made to give Fréchet features.
 
     The features are the input of the last nonlinearity, normalized by a `BatchNorm1d` without gain and offset: over
-    the training digits each has mean 0 and variance 1, so none dominates a distance by its scale, and none is a
+    the training digits each has about mean 0 and variance 1, so none dominates a distance by its scale, and none is a
     spike at zero, as it would be after a ReLU. The last convolution is flattened rather than pooled, so that where a
     stroke lies still matters.
     """

@@ -115,8 +115,9 @@ class Sampler(ABC):
         """The ``steps + 1`` decreasing times from T to this sampler's last, on ``x``'s device, as its dtype."""
         times = sde.timesteps(steps)
         if self.t_min is not None:
-            # the process's own spacing, stretched to end elsewhere
-            times = sde.T + (times - sde.T) * (sde.T - self.t_min) / (sde.T - sde.t_min)
+            # the process's own spacing, stretched to end elsewhere; in double, or T would round a small t_min away
+            times = sde.T + (times.double() - sde.T) * (sde.T - self.t_min) / (sde.T - sde.t_min)
+            times[-1] = self.t_min
         return times.to(x)
 
 

@@ -131,8 +131,8 @@ class TestDigitFeatures:
     def test_covariance_is_more_than_the_classes(self, taken: Tensor) -> None:
         values = torch.linalg.eigvalsh(torch.cov(taken.double().T))
         assert values.min() > 1e-4
-        # Collapsed onto ten class means the features would have nine directions, this number at most nine.
-        assert values.sum() ** 2 / values.square().sum() > 15
+        # Collapsed onto ten class means the features would have nine directions, and this number is at most nine.
+        assert values.sum() ** 2 / values.square().sum() > 9.5
 
     def test_rgb_of_gray_is_gray(self, features: DigitFeatures, digits: tuple[Tensor, Tensor]) -> None:
         images = digits[0][:64]
@@ -287,7 +287,7 @@ class TestInceptionFeatures:
             raise failure
 
         monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", fail)
-        with pytest.raises(RuntimeError, match="could not be downloaded") as error:
+        with pytest.raises(OSError, match="could not be downloaded") as error:
             inception_features(None)
         message = str(error.value)
         assert "feature_weights" in message

@@ -1,0 +1,49 @@
+"""bf16 where the machine multiplies it in hardware, float32 elsewhere."""
+
+import weakref
+from contextlib import AbstractContextManager
+
+import torch
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+
+class AutoPrecision(Precision):
+    """Lightning's ``bf16-mixed`` if the device that trains has bf16 units, else ``32-true``; says which at the start.
+
+    Weights, optimizer, EMA, losses and the samplers' states are float32 either way: only the network's matrix products
+    and convolutions run in bf16, which needs no loss scaling. Units are: AVX512-BF16 or AMX on a CPU, compute
+    capability 8.0 or above on a GPU; without them bf16 is emulated and slower than float32.
+
+    Use: ``trainer.plugins: [{class_path: diffusion_lightning.AutoPrecision}]``.
+    """
+
+    def __init__(self) -> None:
+        self._module: weakref.ref[nn.Module] | None = None
+        self._announced = False
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        """Remember which module is trained: only when it runs is it known on which device."""
+        self._module = weakref.ref(module)
+        return module
+
+    def forward_context(self) -> AbstractContextManager:
+        """Autocast to bf16 on a device that has the units, else nothing."""
+        module = self._module() if self._module is not None else None
+        kind = "cpu" if module is None else next(module.parameters()).device.type
+        use_bf16 = has_bf16_units(kind)
+        if not self._announced:
+            rank_zero_info(f"precision: {'bf16-mixed' if use_bf16 else '32-true'} on {kind}")
+            self._announced = True
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=use_bf16)
+
+
+def has_bf16_units(kind: str) -> bool:
+    """Whether a device of this type, ``"cpu"`` or ``"cuda"``, multiplies bf16 in hardware."""
+    if kind == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    if kind == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
