@@ -36,6 +36,7 @@ _HOME = {
         "BestCheckpoint",
         "TrainingProgressBar",
     ),
+    "precision": ("AutoPrecision",),
     "loggers": ("WandbLogger", "RunLogger"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -92,10 +92,6 @@ class DiffusionCLI(LightningCLI):
         parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
         # a default that a saved config can hold; the signature's own is an object
         parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 2e-4}}})
-        # true and false, which Lightning allows as well, leave the seed to be 0
-        parser.link_arguments(
-            "seed_everything", "data.init_args.seed", compute_fn=lambda seed: 0 if isinstance(seed, bool) else seed
-        )
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would overwrite the config with the checkpoint's; ours checks that the two agree."""
