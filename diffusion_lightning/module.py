@@ -38,11 +38,11 @@ class ScoreModule(LightningModule):
         sde: the forward process.
         parameterization: what the network's output means.
         objective: the loss; ``simple`` weighting at uniform times if left out.
-        sampler: draws samples wherever no other is named; :class:`Heun` with 18 steps if left out.
         ema_decay: d of :class:`EMA`, in [0, 1].
         optimizer: makes the optimizer from the trainable parameters; AdamW at 2e-4 if left out.
         lr_scheduler: makes a scheduler from the optimizer; none if left out. A ``ReduceLROnPlateau`` is stepped once an
             epoch on its ``monitor``, any other one after every optimizer step.
+        sampler: draws samples wherever no other is named; :class:`Heun` with 18 steps if left out.
         clip_norm: the largest norm of the gradient; ``None`` for no clipping. The trainer's ``gradient_clip_val``,
             if given, takes its place.
         compile: compile the network with ``torch.compile``; checkpoints do not depend on it.
@@ -58,10 +58,10 @@ class ScoreModule(LightningModule):
         sde: SDE,
         parameterization: Parameterization,
         objective: DenoisingScoreMatching | None = None,
-        sampler: Sampler | None = None,
         ema_decay: float = 0.9999,
         optimizer: OptimizerCallable = partial(torch.optim.AdamW, lr=2e-4),  # noqa: B008 — immutable
         lr_scheduler: LRSchedulerCallable | None = None,
+        sampler: Sampler | None = None,
         clip_norm: float | None = 1.0,
         compile: bool = False,
         shape: Sequence[int] | None = None,

@@ -20,6 +20,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.func import jvp
+
+BISECTIONS = 60
+"""Enough to halve any interval of times down to the spacing of float64."""
 
 
 def expand(value: Tensor, x: Tensor) -> Tensor:
@@ -48,7 +52,9 @@ def _require(condition: bool, message: str) -> None:
 
 
 class SDE(ABC):
-    """A linear forward process; subclasses give the four functions of t and the inverse of the noise level.
+    """A linear forward process. A subclass must give α and σ; all else follows from them.
+
+    The processes of this file give the rest in closed form as well, which is faster and exact at the ends.
 
     Attributes:
         T: the last time, where the data has become the prior.
@@ -68,17 +74,24 @@ class SDE(ABC):
     def sigma(self, t: Tensor) -> Tensor:
         """σ(t), the standard deviation of the noise in x_t; shape of ``t``."""
 
-    @abstractmethod
     def drift_rate(self, t: Tensor) -> Tensor:
         """f(t) = d ln α / dt; shape of ``t``."""
+        return jvp(lambda t: self.alpha(t).log(), (t.contiguous(),), (torch.ones_like(t),))[1]
 
-    @abstractmethod
     def diffusion(self, t: Tensor) -> Tensor:
-        """g(t), the diffusion coefficient; shape of ``t``."""
+        """g(t) = √((σ²)' − 2fσ²), the diffusion coefficient; shape of ``t``."""
+        variance, rate = jvp(lambda t: self.sigma(t) ** 2, (t.contiguous(),), (torch.ones_like(t),))
+        return (rate - 2 * self.drift_rate(t) * variance).clamp(min=0).sqrt()
 
-    @abstractmethod
     def time_at(self, noise_level: Tensor) -> Tensor:
-        """The inverse of t ↦ σ(t)/α(t); shape of ``noise_level``, which is positive."""
+        """The inverse of t ↦ σ(t)/α(t), in [t_min, T]; shape of ``noise_level``, which is positive."""
+        low = torch.full_like(noise_level, self.t_min)
+        high = torch.full_like(noise_level, self.T)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            below = self.noise_level(middle) < noise_level
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """f(t)·x, the deterministic part of dx; shape of ``x``."""

@@ -1,6 +1,7 @@
 import copy
 from functools import partial
 from importlib.metadata import version
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from diffusion_lightning import (
     VESDE,
@@ -31,8 +33,8 @@ from diffusion_lightning import (
     ScoreNet,
     ScorePrediction,
     SubVPSDE,
-    UniformTimes,
     UNet,
+    UniformTimes,
 )
 from diffusion_lightning.checkpoint import KEY
 
@@ -122,8 +124,8 @@ def samples(module: ScoreModule, **kwargs: Any) -> Tensor:
 def fit(make_trainer, make_data):
     """Trains a module on real digits; returns the trainer."""
 
-    def run(module: ScoreModule, ckpt_path: Any = None, **kwargs: Any) -> Any:
-        seed_everything(0, verbose=False)
+    def run(module: ScoreModule, ckpt_path: Any = None, seed: int = 0, **kwargs: Any) -> Any:
+        seed_everything(seed, verbose=False)
         trainer = make_trainer(**kwargs)
         trainer.fit(module, datamodule=make_data(), ckpt_path=ckpt_path)
         return trainer
@@ -255,7 +257,7 @@ def test_validation_noise_is_the_same_each_time_and_differs_between_batches(make
     module = make_module(objective=RecordingObjective())
     seed_everything(3, verbose=False)
     images, labels = make_data().held_out_images[list(range(4))]
-    batches = [(images.float() / 127.5 - 1, labels)] * 3
+    batches = DataLoader([(images.float() / 127.5 - 1, labels)] * 3, batch_size=None)
     trainer = make_trainer(limit_val_batches=3)
     for _ in range(2):
         trainer.validate(module, dataloaders=batches, verbose=False)
@@ -280,18 +282,15 @@ def test_a_training_step_draws_by_its_place_alone(make_module, fit):
             torch.manual_seed(1)
 
     def losses(seed: int, *callbacks: Callback) -> list[float]:
+        torch.manual_seed(0)
         module = make_module(
-            network=UNet(**TINY, dropout=0.5), objective=RecordingObjective(), optimizer=partial(torch.optim.SGD, lr=0.1)
+            network=UNet(**TINY, dropout=0.5),
+            objective=RecordingObjective(),
+            optimizer=partial(torch.optim.SGD, lr=0.1),
         )
-        seed_everything(seed, verbose=False)
-        fit_seeded(module, callbacks)
+        fit(module, seed=seed, max_epochs=2, limit_val_batches=0, callbacks=list(callbacks))
         return [loss.mean().item() for loss in module.objective.losses]
 
-    def fit_seeded(module: ScoreModule, callbacks: Any) -> None:
-        trainer = make_trainer_(max_epochs=2, limit_val_batches=0, callbacks=list(callbacks))
-        trainer.fit(module, datamodule=make_data_())
-
-    make_trainer_, make_data_ = fit.parts
     quiet = losses(5)
     assert len(quiet) == 6
     assert losses(5, Draws()) == quiet
@@ -301,7 +300,339 @@ def test_a_training_step_draws_by_its_place_alone(make_module, fit):
 def test_every_training_step_draws_anew(make_module, make_trainer, make_data):
     seed_everything(0, verbose=False)
     images, labels = make_data().held_out_images[list(range(4))]
-    batches = [(images.float() / 127.5 - 1, labels)] * 3
+    batches = DataLoader([(images.float() / 127.5 - 1, labels)] * 3, batch_size=None)
     module = make_module(objective=RecordingObjective(), optimizer=partial(torch.optim.SGD, lr=0.0))
     make_trainer(max_epochs=2, limit_val_batches=0).fit(module, train_dataloaders=batches)
     assert len({loss.mean().item() for loss in module.objective.losses}) == 6
+
+
+# ---- clipping, optimizer, scheduler
+
+
+@pytest.fixture
+def norms(make_module, fit):
+    """Trains with the given settings; returns the gradient norms that the optimizer saw."""
+
+    def run(clip: dict[str, Any], **trainer_settings: Any) -> list[float]:
+        RecordingSGD.norms = []
+        fit(make_module(optimizer=partial(RecordingSGD, lr=0.0), **clip), **trainer_settings)
+        assert len(RecordingSGD.norms) == 3
+        return RecordingSGD.norms
+
+    return run
+
+
+def test_gradient_clipping(norms):
+    assert min(norms({"clip_norm": None})) > 2.6
+    assert norms({}) == pytest.approx([1.0] * 3, rel=1e-4)
+    assert norms({"clip_norm": 2.5}) == pytest.approx([2.5] * 3, rel=1e-4)
+    assert norms({"clip_norm": 2.5}, gradient_clip_val=0.5) == pytest.approx([0.5] * 3, rel=1e-4)
+    assert max(norms({}, gradient_clip_val=0.1, gradient_clip_algorithm="value")) > 0.1
+
+
+def test_default_optimizer_is_adamw_without_scheduler(make_module, fit):
+    trainer = fit(make_module())
+    (optimizer,) = trainer.optimizers
+    assert type(optimizer) is torch.optim.AdamW
+    assert optimizer.param_groups[0]["lr"] == 2e-4
+    assert trainer.lr_scheduler_configs == []
+
+
+def test_only_trainable_parameters_are_optimized(make_module, fit):
+    module = make_module(network=ScoreNet(channels=(32, 32), embed_dim=8))
+    fixed = [p for p in module.network.parameters() if not p.requires_grad]
+    assert fixed
+    trainer = fit(module)
+    optimized = [p for group in trainer.optimizers[0].param_groups for p in group["params"]]
+    assert len(optimized) == len(list(module.network.parameters())) - len(fixed) == len(module.ema.shadow_params)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_scheduler_steps_with_the_optimizer(make_module, fit, accumulate):
+    scheduler = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+    module = make_module(optimizer=partial(torch.optim.Adam, lr=0.8), lr_scheduler=scheduler)
+    trainer = fit(module, limit_train_batches=4, accumulate_grad_batches=accumulate)
+    (config,) = trainer.lr_scheduler_configs
+    steps = 4 // accumulate
+    assert config.scheduler.last_epoch == steps
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.8 * 0.5**steps)
+
+
+@pytest.mark.parametrize("monitor", ["val/loss", "train/loss_epoch"])
+def test_plateau_steps_once_an_epoch(make_module, fit, monitor):
+    # no loss counts as an improvement, so that every epoch after the first halves the rate
+    scheduler = partial(ReduceLROnPlateau, monitor=monitor, factor=0.5, patience=0, threshold=0.999)
+    module = make_module(optimizer=partial(torch.optim.Adam, lr=0.8), lr_scheduler=scheduler)
+    trainer = fit(module, max_epochs=3)
+    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 3
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.2)
+
+
+def test_what_is_logged(make_module, fit, make_trainer, make_data):
+    module = make_module()
+    assert set(fit(module).callback_metrics) == {"train/loss_step", "train/loss_epoch", "val/loss"}
+    (metrics,) = make_trainer(limit_test_batches=1).test(module, datamodule=make_data(), verbose=False)
+    assert set(metrics) == {"test/loss"}
+
+
+# ---- checkpoints
+
+PARTS = {
+    "score net, power VE, score, PC": (
+        lambda: ScoreNet(channels=(32, 32), embed_dim=8),
+        lambda: PowerVESDE(sigma=20.0),
+        ScorePrediction,
+        lambda: DenoisingScoreMatching("likelihood", UniformTimes(stratified=False), "mean"),
+        lambda: PredictorCorrector(2, EulerMaruyamaPredictor(), LangevinCorrector(), snr=0.1, t_min=1e-3),
+    ),
+    "VE, noise, PC with annealed Langevin": (
+        lambda: UNet(**TINY),
+        lambda: VESDE(sigma_max=40.0),
+        NoisePrediction,
+        lambda: DenoisingScoreMatching("min_snr"),
+        lambda: PredictorCorrector(2, ReverseDiffusionPredictor(), AnnealedLangevinCorrector(), corrector_steps=2),
+    ),
+    "classes, VP, noise, ancestral": (
+        lambda: UNet(**TINY, num_classes=10, dropout=0.1, time_embedding="fourier", time_scale=2.0),
+        lambda: VPSDE(beta_max=10.0),
+        NoisePrediction,
+        lambda: DenoisingScoreMatching(),
+        lambda: PredictorCorrector(2, AncestralPredictor(), None),
+    ),
+    "sub-VP, EDM's wrapper, Euler": (
+        lambda: UNet(**TINY),
+        lambda: SubVPSDE(beta_min=0.2),
+        lambda: KarrasPreconditioning(sigma_data=0.4),
+        lambda: DenoisingScoreMatching("karras", LogNormalTimes(mean=-1.0), sigma_data=0.4),
+        lambda: EulerMaruyama(3),
+    ),
+    "EDM, churn": (
+        lambda: UNet(**TINY),
+        lambda: KarrasSDE(sigma_max=60.0, rho=5.0),
+        KarrasPreconditioning,
+        lambda: DenoisingScoreMatching("karras", LogNormalTimes()),
+        lambda: Heun(3, rho=5.0, churn=1.0, churn_noise=1.01),
+    ),
+    "EDM, ODE": (
+        lambda: UNet(**TINY),
+        KarrasSDE,
+        KarrasPreconditioning,
+        lambda: None,
+        lambda: ProbabilityFlowODE("heun2", steps=2, denoise=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_checkpoint_rebuilds_its_module_from_the_path_alone(make_module, fit, tmp_path, name):
+    parts = ("network", "sde", "parameterization", "objective", "sampler")
+    module = make_module(**{part: make() for part, make in zip(parts, PARTS[name], strict=True)}, ema_decay=0.5)
+    fit(module, limit_train_batches=1, limit_val_batches=0).save_checkpoint(tmp_path / "a.ckpt")
+
+    loaded = ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    saved, rebuilt = dict(module.hparams), dict(loaded.hparams)
+    assert saved.pop("optimizer")["init_args"].items() <= rebuilt.pop("optimizer")["init_args"].items()
+    assert rebuilt == saved
+    for path in ("network", "denoiser.sde", "denoiser.parameterization", "objective.times", "objective", "sampler"):
+        assert type(attrgetter(path)(loaded)) is type(attrgetter(path)(module))
+    assert loaded.shape == (1, 28, 28)
+    expected = samples(module)
+    assert expected.isfinite().all()
+    assert torch.equal(samples(loaded), expected)
+
+
+def test_what_a_checkpoint_holds(make_module, fit, tmp_path):
+    module = make_module(lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1))
+    trainer = fit(module)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert checkpoint[KEY] == {"version": version("diffusion-lightning"), "run_ids": {}}
+    assert checkpoint["ema"]["num_updates"] == 3
+    assert equal(checkpoint["ema"]["shadow_params"], module.ema.shadow_params)
+    assert set(checkpoint["state_dict"]) == {f"denoiser.network.{name}" for name in module.network.state_dict()}
+    assert checkpoint["global_step"] == 3
+    assert len(checkpoint["optimizer_states"]) == len(checkpoint["lr_schedulers"]) == 1
+    assert checkpoint["hyper_parameters"]["shape"] == [1, 28, 28]
+    assert checkpoint["hyper_parameters"]["network"]["class_path"].endswith("UNet")
+
+
+def test_load_from_checkpoint_with_changes(make_module, fit, tmp_path):
+    fit(make_module()).save_checkpoint(tmp_path / "a.ckpt")
+    loaded = ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt", sampler=EulerMaruyama(4), clip_norm=None)
+    assert isinstance(loaded.sampler, EulerMaruyama)
+    assert loaded.sampler.steps == 4
+    assert loaded.clip_norm is None
+
+
+def test_optimizer_and_scheduler_come_back_from_recipes(make_module, fit, tmp_path):
+    module = make_module(
+        optimizer=partial(torch.optim.SGD, lr=0.25, momentum=0.5),
+        lr_scheduler=partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5),
+    )
+    fit(module).save_checkpoint(tmp_path / "a.ckpt")
+    loaded = ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    made = loaded.configure_optimizers()
+    assert type(made["optimizer"]) is torch.optim.SGD
+    assert made["optimizer"].param_groups[0]["momentum"] == 0.5
+    assert made["lr_scheduler"]["scheduler"].gamma == 0.5
+
+    trainer = fit(loaded, tmp_path / "a.ckpt", max_epochs=2)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.25 * 0.5**6)
+
+
+def test_compile_compiles_the_network_and_leaves_no_trace(make_module, fit, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(UNet, "compile", lambda self: compiled.append(self))
+    module = make_module(compile=True)
+    assert compiled == [module.network]
+    fit(module).save_checkpoint(tmp_path / "a.ckpt")
+    monkeypatch.undo()
+    assert set(module.state_dict()) == set(make_module().state_dict())
+
+    monkeypatch.setattr(UNet, "compile", lambda self: compiled.append(self))
+    loaded = ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert len(compiled) == 1  # a checkpoint is loaded without waiting for a compiler
+    assert torch.equal(samples(loaded), samples(module))
+    ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt", compile=True)
+    assert len(compiled) == 2
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(make_module, fit, tmp_path):
+    fit(make_module()).save_checkpoint(tmp_path / "a.ckpt")
+    other = make_module(network=UNet(**{**TINY, "embed_dim": 16}))
+    before = weights(other)
+    with pytest.raises(ValueError, match="another network") as caught:
+        fit(other, tmp_path / "a.ckpt", max_epochs=2)
+    assert str(caught.value) == "the checkpoint is of another network: embed_dim=8 there, 16 here"
+    assert equal(weights(other), before)
+
+    with pytest.raises(ValueError, match=r"UNet there, .*ScoreNet here"):
+        fit(make_module(network=ScoreNet(channels=(32, 32), embed_dim=8)), tmp_path / "a.ckpt", max_epochs=2)
+
+
+def test_a_network_that_forgets_its_arguments_is_told_so(make_module):
+    with pytest.raises(ValueError, match=r"Forgetful does not keep its constructor argument 'width': add `self.width"):
+        make_module(network=Forgetful(3))
+
+
+def test_a_function_as_optimizer_is_told_so(make_module):
+    with pytest.raises(ValueError, match=r"is a function, which checkpoints cannot hold: give functools.partial"):
+        make_module(optimizer=lambda parameters: torch.optim.Adam(parameters))
+
+
+# ---- classes, sampling, errors
+
+
+class LabelledUNet(UNet):
+    """Remembers the labels it was called with."""
+
+    def __init__(self, num_classes: int | None = 10) -> None:
+        super().__init__(**TINY, num_classes=num_classes)
+        self.labels: list[Tensor | None] = []
+
+    def forward(self, x: Tensor, time_signal: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.labels.append(labels)
+        return super().forward(x, time_signal, labels)
+
+
+def test_a_network_with_classes_gets_the_labels(make_module, make_trainer, make_data):
+    images, labels = make_data().held_out_images[list(range(4))]
+    batches = DataLoader([(images.float() / 127.5 - 1, labels)], batch_size=None)
+    module = make_module(network=LabelledUNet())
+    make_trainer().fit(module, train_dataloaders=batches, val_dataloaders=batches)
+    assert len(module.network.labels) == 2
+    assert all(torch.equal(given, labels) for given in module.network.labels)
+
+    module = make_module(network=LabelledUNet(None))
+    make_trainer().fit(module, train_dataloaders=batches, val_dataloaders=batches)
+    assert module.network.labels == [None, None]
+
+
+def test_samples_take_the_classes_in_turn_unless_told(make_module):
+    module = make_module(network=LabelledUNet(), shape=(1, 28, 28), sampler=Heun(steps=1))
+    module.sample(num=12)
+    assert module.network.labels.pop().tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    module.sample(num=3, labels=torch.tensor([7, 7, 1]), batch_size=2)
+    assert [labels.tolist() for labels in module.network.labels] == [[7, 7], [1]]
+
+
+def test_sample_draws_in_batches(make_module):
+    module = make_module(shape=(1, 28, 28))
+    sizes: list[int] = []
+    hook = module.network.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    drawn = module.sample(num=7, generator=generator(), batch_size=3)
+    hook.remove()
+    assert drawn.shape == (7, 1, 28, 28)
+    assert drawn.dtype == torch.float32
+    assert not drawn.requires_grad
+    assert sizes == [3] * 3 + [3] * 3 + [1] * 3
+    assert len({image.sum().item() for image in drawn}) == 7
+    assert torch.equal(module.sample(num=7, generator=generator(), batch_size=3), drawn)
+    assert not torch.equal(module.sample(num=7, generator=generator(1), batch_size=3), drawn)
+
+
+def test_sample_with_another_sampler(make_module):
+    module = make_module(shape=(1, 28, 28))
+    sampler = EulerMaruyama(5)
+    samples(module, sampler=sampler)
+    assert sampler.nfe == 5
+    assert module.sampler.nfe == 0
+    samples(module)
+    assert module.sampler.nfe == 3
+
+
+def test_sampling_is_without_dropout_and_leaves_the_mode(make_module):
+    module = make_module(network=UNet(**TINY, dropout=0.9), shape=(1, 28, 28))
+    nn.init.normal_(module.network.conv_out.weight)
+    module.ema.shadow_params = [p.detach().clone() for p in module.network.parameters()]
+    for training in (True, False):
+        module.train(training)
+        assert torch.equal(samples(module), samples(module))
+        assert module.training == module.network.training == training
+
+
+def test_the_shape_is_learnt_from_the_data(make_module, make_trainer, make_data):
+    module = make_module()
+    with pytest.raises(ValueError, match="shape: not known before training"):
+        module.sample(num=1)
+    make_trainer().validate(module, datamodule=make_data(), verbose=False)
+    assert module.sample(num=1).shape == (1, 1, 28, 28)
+
+    module = make_module()  # without a data module, from the first batch
+    batches = DataLoader([(torch.zeros(2, 1, 8, 8), torch.zeros(2))], batch_size=None)
+    make_trainer().fit(module, train_dataloaders=batches)
+    assert module.sample(num=1).shape == (1, 1, 8, 8)
+
+
+def test_predict_draws_the_number_that_was_asked_for(make_module, make_trainer, make_data):
+    module = make_module()
+    predict = partial(make_trainer().predict, module)
+    seed_everything(0, verbose=False)
+    drawn = predict(datamodule=make_data(batch_size=4, num_predict=6))
+    assert [len(batch) for batch in drawn] == [4, 2]
+    again = predict(datamodule=make_data(batch_size=4, num_predict=6))
+    assert equal(drawn, again)
+    assert not torch.equal(drawn[0][:2], drawn[1])
+    seed_everything(1, verbose=False)
+    assert not torch.equal(predict(datamodule=make_data(batch_size=4, num_predict=6))[0], drawn[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"clip_norm": 0.0}, "clip_norm=0.0: must be positive"),
+        ({"ema_decay": 1.5}, r"ema_decay=1.5: must be in \[0, 1\]"),
+        ({"sampler": Heun(t_min=80.0)}, "t_min=80.0: must be below the process's last time T=80.0"),
+    ],
+)
+def test_wrong_arguments(make_module, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_module(**arguments)
+
+
+def test_wrong_requests(make_module):
+    module = make_module(shape=(1, 28, 28))
+    with pytest.raises(ValueError, match="num=0: at least 1 sample"):
+        module.sample(num=0)
+    with pytest.raises(ValueError, match=r"t_min=90.0: must be below"):
+        module.sample(EulerMaruyama(2, t_min=90.0), num=1)

@@ -17,6 +17,9 @@ class SampleWriter(BasePredictionWriter):
 
     Args:
         folder: where; ``predictions`` in the run's folder if left out.
+
+    Raises:
+        ValueError: when predicting starts, if the folder already holds pictures.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -26,6 +29,10 @@ class SampleWriter(BasePredictionWriter):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._to = Path(self.folder) if self.folder is not None else run_folder(trainer) / "predictions"
+        # asked on one process, before any of them writes
+        taken = trainer.strategy.broadcast(any(self._to.glob("*.png")))
+        if taken:
+            raise ValueError(f"folder={str(self._to)!r} already holds pictures: give SampleWriter another folder")
 
     def write_on_batch_end(
         self,

@@ -75,6 +75,8 @@ class ProbabilityFlowODE(Sampler):
                 times = times[[0, -1]]
             # adaptive solvers step past the end and interpolate back, but before t_min there is no process
             options = {"step_t": times[-1:]}
+        elif self.method == "explicit_adams":
+            options = {"max_order": 4}  # torchdiffeq's 12 diverges here at any number of steps worth taking
         span = math.log(denoiser.sde.noise_level(times[0]) / denoiser.sde.noise_level(times[-1]))
 
         def velocity(t: Tensor, x: Tensor) -> Tensor:

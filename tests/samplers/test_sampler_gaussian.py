@@ -6,6 +6,7 @@ what the samplers draw must agree with it up to chance: no allowance for a discr
 the noise of each is large, so that one left in, left out or wrongly scaled shows.
 """
 
+import functools
 import math
 
 import pytest
@@ -24,7 +25,7 @@ from diffusion_lightning.samplers import (
 from diffusion_lightning.sde import SDE, KarrasSDE
 
 MEAN, STD = (1.5, -0.7), 0.6
-N = 20_000
+N = 10_000
 every_sde = pytest.mark.parametrize("name", SDES)
 
 
@@ -190,12 +191,11 @@ def flow(sde: SDE, x_T: Tensor, t: float, denoised: bool) -> Tensor:
 
 
 @every_sde
-@pytest.mark.parametrize("denoised", [True, False])
-@pytest.mark.parametrize("t_min", [None, 0.05])
+@pytest.mark.parametrize(("t_min", "denoised"), [(None, True), (0.05, False)])
 @pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun", "rk4"])
 def test_probability_flow_point_by_point(name: str, method: str, t_min: float | None, denoised: bool) -> None:
     sde = SDES[name]
-    tolerance = {"fehlberg2": 1e-5, "adaptive_heun": 1e-4}.get(method, 1e-7)
+    tolerance = {"fehlberg2": 1e-6, "adaptive_heun": 1e-4}.get(method, 1e-7)
     x_T = prior_std(sde) * torch.randn(5, 2, dtype=torch.float64, generator=generator())
     sampler = ProbabilityFlowODE(method, tolerance, tolerance, steps=200, denoise=denoised, t_min=t_min)  # type: ignore[arg-type]
     x = sampler(denoiser(sde, torch.float64), (5, 2), x_T=x_T)
@@ -209,7 +209,8 @@ def test_fixed_step_methods_follow_the_flow(name: str, method: str) -> None:
     sde = SDES[name]
     x_T = prior_std(sde) * torch.randn(5, 2, dtype=torch.float64, generator=generator())
     x = ProbabilityFlowODE(method, steps=400)(denoiser(sde, torch.float64), (5, 2), x_T=x_T)  # type: ignore[arg-type]
-    atol = {"euler": 0.1, "midpoint": 1e-3, "heun2": 1e-3}.get(method, 1e-4)
+    # Adams' methods assume equal steps; on the unequal ones of EDM's grid they are of second order
+    atol = {"euler": 0.1, "midpoint": 1e-3, "heun2": 1e-3}.get(method, 2e-4)
     torch.testing.assert_close(x, flow(sde, x_T, sde.t_min, True), rtol=0, atol=atol)
 
 
@@ -219,6 +220,15 @@ def test_fixed_step_methods_follow_the_flow(name: str, method: str) -> None:
 def order(error_of: dict[int, float]) -> float:
     (coarse, error), (fine, smaller) = sorted(error_of.items())
     return math.log(error / smaller) / math.log(fine / coarse)
+
+
+@functools.cache
+def smooth_flow(name: str) -> tuple[GaussianMixtureDenoiser, Tensor, Tensor]:
+    """A mixture of wide components, 16 points of the prior, and where the flow takes them."""
+    sde = SDES[name]
+    exact = mixture(sde, scale=6, dtype=torch.float64)
+    x_T = prior_std(sde) * torch.randn(16, 2, dtype=torch.float64, generator=generator())
+    return exact, x_T, ProbabilityFlowODE("dopri8", 1e-10, 1e-11)(exact, (16, 2), x_T=x_T)
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -232,10 +242,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 )
 def test_fixed_step_methods_have_their_order(name: str, method: str, steps: int, expected: int) -> None:
     """Halving the step divides the error by 2 to the order, on the flow of a mixture in double precision."""
-    sde = SDES[name]
-    exact = mixture(sde, scale=6, dtype=torch.float64)
-    x_T = prior_std(sde) * torch.randn(16, 2, dtype=torch.float64, generator=generator())
-    reference = ProbabilityFlowODE("dopri8", 1e-10, 1e-11)(exact, (16, 2), x_T=x_T)
+    exact, x_T, reference = smooth_flow(name)
     errors = {
         n: distance(ProbabilityFlowODE(method, steps=n)(exact, (16, 2), x_T=x_T), reference)  # type: ignore[arg-type]
         for n in (steps, 2 * steps)
@@ -245,10 +252,8 @@ def test_fixed_step_methods_have_their_order(name: str, method: str, steps: int,
 
 @every_sde
 def test_heun_is_of_second_order(name: str) -> None:
-    sde = SDES[name]
-    exact = mixture(sde, scale=6, dtype=torch.float64)
-    x_T = prior_std(sde) * torch.randn(16, 2, dtype=torch.float64, generator=generator())
-    reference = Heun(1281)(exact, (16, 2), x_T=x_T)
+    exact, x_T, _ = smooth_flow(name)
+    reference = Heun(481)(exact, (16, 2), x_T=x_T)
     # the last step, from t_min to noise level 0, is the same one for all
     errors = {n: distance(Heun(n + 1)(exact, (16, 2), x_T=x_T), reference) for n in (40, 80)}
     assert order(errors) == pytest.approx(2, abs=0.3)
@@ -257,11 +262,8 @@ def test_heun_is_of_second_order(name: str) -> None:
 @every_sde
 def test_heun_and_the_ode_solver_agree(name: str) -> None:
     """Two roads from the same noise, in different variables, to the same samples."""
-    sde = SDES[name]
-    exact = mixture(sde, scale=6, dtype=torch.float64)
-    x_T = prior_std(sde) * torch.randn(16, 2, dtype=torch.float64, generator=generator())
-    reference = ProbabilityFlowODE("dopri8", 1e-9, 1e-9)(exact, (16, 2), x_T=x_T)
-    assert distance(Heun(641)(exact, (16, 2), x_T=x_T), reference) < 1e-3
+    exact, x_T, reference = smooth_flow(name)
+    assert distance(Heun(161)(exact, (16, 2), x_T=x_T), reference) < 2e-3
 
 
 # ---- single steps of the predictors against the exact reverse transition
