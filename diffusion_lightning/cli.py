@@ -106,6 +106,7 @@ class DiffusionCLI(LightningCLI):
             config.ckpt_path = str(self._last_checkpoint(config, files))
         if config.ckpt_path is not None:
             self.resumed = load_checkpoint(config.ckpt_path)
+            config.weights_only = True  # for Lightning's own reading of the same file
             folder = Path(config.ckpt_path).absolute().parent.parent
             name = Path(config.run_name).parts
             if (folder / "config.yaml").is_file() and folder.parent.parts[-len(name) :] == name:

@@ -12,7 +12,7 @@ weighting    λ(t)                          it is the plain squared error of
 simple       α²/σ²                        the noise (Ho et al. 2020, eq. 14); also of σ·score (Song & Ermon 2019)
 likelihood   g²α²/σ⁴                      g·score: bounds the likelihood when t is uniform (Song et al. 2021b)
 karras       (σ̃²+σ_d²)/(σ̃σ_d)²           EDM's network output, σ̃ = σ/α (Karras et al. 2022, section 5)
-min_snr      min(α²/σ², γ)                the image, or the noise below SNR γ = 5 (Hang et al. 2023, eq. 9)
+min_snr      min(α²/σ², γ)                the image, or the noise below SNR γ = 5 (Hang et al. 2023)
 ============ ============================ =======================================================================
 """
 
@@ -43,18 +43,21 @@ class Times(ABC):
 
 
 def _uniform(n: int, stratified: bool, device: torch.device | str | None, generator: torch.Generator | None) -> Tensor:
-    """``n`` draws of U(0, 1); stratified, the i-th lies in [i/n, (i+1)/n), which lowers the variance of a batch."""
+    """``n`` draws of U(0, 1); stratified, each lies in an n-th of its own, which lowers the variance of a batch."""
     drawn_on = generator.device if generator is not None else device
     u = torch.rand(n, device=drawn_on, generator=generator).to(device)
-    return (torch.arange(n, device=u.device) + u) / n if stratified else u
+    if not stratified:
+        return u
+    # dealt out at random: in data of a fixed order the i-th example would always get the i-th part of the times
+    return (torch.randperm(n, device=drawn_on, generator=generator).to(device) + u) / n
 
 
 class UniformTimes(Times):
     """t ~ U(t_min, T).
 
     Args:
-        stratified: spread the times of a batch evenly, one per n-th of the range (Kingma et al. 2021, appendix I.1);
-            each time alone is uniform over its n-th, the batch as a whole over the range.
+        stratified: spread the times of a batch evenly, one per n-th of the range, dealt out at random; each time alone
+            is uniform over the range (in the spirit of Kingma et al. 2021, appendix I.1).
     """
 
     def __init__(self, stratified: bool = True) -> None:

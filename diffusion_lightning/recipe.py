@@ -5,6 +5,7 @@ read back by the same library, jsonargparse, against the type annotations of wha
 """
 
 import inspect
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -48,7 +49,8 @@ def build(cls: type, arguments: dict[str, Any]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "made", fail_untyped=False)
     try:
-        return parser.instantiate(parser.parse_object({"made": arguments}))["made"]
+        # a copy, for jsonargparse writes into the lists that it reads
+        return parser.instantiate(parser.parse_object({"made": deepcopy(arguments)}))["made"]
     except Exception as error:
         raise ValueError(f"cannot build {cls.__name__} from its recipe: {' '.join(str(error).split())}") from error
 

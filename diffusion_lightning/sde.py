@@ -5,7 +5,7 @@ Every process here is a linear stochastic differential equation
 .. math:: \mathrm{d}x = f(t)\,x\,\mathrm{d}t + g(t)\,\mathrm{d}w, \qquad t \in [t_{\min}, T],
 
 whose marginals are Gaussian, :math:`x_t = \alpha(t)\,x_0 + \sigma(t)\,z` with :math:`z \sim \mathcal{N}(0, I)`.
-The four functions are tied by (Särkkä & Solin 2019, section 6.1; Song et al. 2021, eq. 29)
+The four functions are tied by (Särkkä & Solin 2019, section 6.1)
 
 .. math:: \alpha' = f\alpha, \qquad (\sigma^2)' = 2f\sigma^2 + g^2 .
 
@@ -80,7 +80,7 @@ class SDE(ABC):
 
     def diffusion(self, t: Tensor) -> Tensor:
         """g(t) = √((σ²)' − 2fσ²), the diffusion coefficient; shape of ``t``."""
-        variance, rate = jvp(lambda t: self.sigma(t) ** 2, (t.contiguous(),), (torch.ones_like(t),))
+        variance, rate, *_ = jvp(lambda t: self.sigma(t) ** 2, (t.contiguous(),), (torch.ones_like(t),))
         return (rate - 2 * self.drift_rate(t) * variance).clamp(min=0).sqrt()
 
     def time_at(self, noise_level: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ class VPSDE(_LinearBeta):
 class SubVPSDE(_LinearBeta):
     r"""The sub-variance-preserving SDE: VP's drift with σ(t) = 1 − exp(−B(t)), below VP's σ at every t.
 
-    g(t)² = β(t)·(1 − exp(−2B(t))), B(t) = ∫₀ᵗ β (Song et al. 2021, eq. 31 and 33); t ∈ [1e-5, 1].
+    g(t)² = β(t)·(1 − exp(−2B(t))), B(t) = ∫₀ᵗ β (Song et al. 2021, eq. 12 and 29); t ∈ [1e-5, 1].
 
     Args:
         beta_min: β(0), positive.

@@ -1,5 +1,6 @@
 """Settings of all tests: one thread each, no W&B account, no cache outside the test's own folder. And small models."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,25 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads the user's keys or writes to the user's cache."""
-    for name, value in isolation(tmp_path_factory.mktemp("home")).items():
+    for name in filter(_is_unwanted, list(os.environ)):
+        monkeypatch.delenv(name)
+    for name, value in _settings(tmp_path_factory.mktemp("home")).items():
         monkeypatch.setenv(name, value)
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "PL_GLOBAL_SEED"):
-        monkeypatch.delenv(name, raising=False)
 
 
-def isolation(home: Path) -> dict[str, str]:
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """For commands run as processes of their own: as isolated, with one cache for all of them."""
+    kept = {name: value for name, value in os.environ.items() if not _is_unwanted(name)}
+    return {**kept, **_settings(tmp_path_factory.mktemp("home"))}
+
+
+def _is_unwanted(variable: str) -> bool:
+    """The user's W&B settings and keys, and what a test before this one left of Lightning's seed."""
+    return variable.startswith("WANDB_") or variable == "PL_GLOBAL_SEED"
+
+
+def _settings(home: Path) -> dict[str, str]:
     """Environment variables that send caches and settings to ``home``, where no key is."""
     return {
         "XDG_CACHE_HOME": str(home / "cache"),

@@ -207,7 +207,9 @@ def test_conditions_reach_the_network_through_every_function() -> None:
 
 def test_gradients_flow_to_the_network() -> None:
     network = Recorder()
-    Denoiser(network, VPSDE(), NoisePrediction()).denoise(torch.ones(2, 2, dtype=torch.float64), double(0.3, 0.6)).sum().backward()
+    Denoiser(network, VPSDE(), NoisePrediction()).denoise(
+        torch.ones(2, 2, dtype=torch.float64), double(0.3, 0.6)
+    ).sum().backward()
     assert network.weight.grad is not None
     assert network.weight.grad.abs() > 0
 

@@ -96,7 +96,9 @@ def test_single_precision_loses_nothing_even_at_the_smallest_time(sde: SDE) -> N
 @pytest.mark.parametrize("name", ["vp", "vp, constant beta"])
 def test_the_variance_preserving_process_preserves_unit_variance(name: str) -> None:
     t = whole_range(SDES[name])
-    torch.testing.assert_close(SDES[name].alpha(t) ** 2 + SDES[name].sigma(t) ** 2, torch.ones_like(t), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        SDES[name].alpha(t) ** 2 + SDES[name].sigma(t) ** 2, torch.ones_like(t), rtol=0, atol=1e-14
+    )
 
 
 def test_sub_vp_has_the_drift_of_vp_and_the_square_of_its_noise() -> None:

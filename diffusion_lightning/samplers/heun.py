@@ -23,7 +23,8 @@ class Heun(StepSampler):
     Args:
         steps: N, the last included.
         rho: ρ ≥ 1, the exponent of the grid; larger puts more steps at low noise.
-        churn: S_churn ≥ 0, how much fresh noise is added over all the steps; 0 gives the deterministic sampler.
+        churn: S_churn ≥ 0, how much fresh noise is added over all the steps; 0 gives the deterministic sampler. Unlike
+            in the paper, none is added where it would raise the noise above that of T, so not in the first step.
         churn_min: S_tmin, the noise level below which none is added.
         churn_max: S_tmax, the one above which none is added.
         churn_noise: S_noise, the standard deviation of the added noise; slightly above 1 makes up for lost detail.
@@ -57,12 +58,13 @@ class Heun(StepSampler):
         self, denoiser: Denoiser, x: Tensor, generator: torch.Generator | None, **cond: Any
     ) -> Iterator[Tensor]:
         sde = denoiser.sde
+        lowest = self.t_min or sde.t_min
 
         def derivative(x: Tensor, level: Tensor) -> Tensor:
-            t = sde.time_at(level).clamp(sde.t_min, sde.T)
+            t = sde.time_at(level).clamp(lowest, sde.T)
             return (x - denoiser.denoise(sde.alpha(t) * x, t.expand(len(x)), **cond)) / level
 
-        first, last = sde.noise_level(torch.tensor([sde.T, self.t_min or sde.t_min], dtype=torch.float64)).tolist()
+        first, last = sde.noise_level(torch.tensor([sde.T, lowest], dtype=torch.float64)).tolist()
         grid = rho_spaced(first, last, self.steps - 1, self.rho) if self.steps > 1 else torch.tensor([first])
         gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
         # decided on the host, once, so that no step waits for the device; noise above the prior's is never asked for

@@ -69,7 +69,7 @@ class ProbabilityFlowODE(Sampler):
         **cond: Any,
     ) -> Tensor:
         times = self.times(denoiser.sde, self.steps, x)
-        options = None
+        options: dict[str, Any] | None = None
         if self.method in get_args(AdaptiveMethod):
             if not trajectory:
                 times = times[[0, -1]]

@@ -38,8 +38,8 @@ class ReverseDiffusionPredictor(Predictor):
     """Reverse diffusion (Song et al. 2021, appendix E): the reverse SDE discretized as the forward one is.
 
     The exact forward step x_t = α_{t|s}·x_s + σ_{t|s}·z has drift (α_{t|s} − 1)·x and noise σ_{t|s}, hence the mean
-    (2 − α_{t|s})·x + σ²_{t|s}·score with noise σ_{t|s}. For VE this is x + (σ_t² − σ_s²)·score (eq. 44); for VP
-    (2 − √(1−β))·x + β·score (eq. 46).
+    (2 − α_{t|s})·x + σ²_{t|s}·score with noise σ_{t|s}. For VE this is x + (σ_t² − σ_s²)·score (algorithm 2); for
+    VP (2 − √(1−β))·x + β·score (algorithm 3).
     """
 
     def __call__(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,8 @@ class PredictorCorrector(StepSampler):
 
     Args:
         steps: how many predictions.
-        predictor: :class:`ReverseDiffusionPredictor` by default; ``None`` to correct only.
+        predictor: :class:`ReverseDiffusionPredictor` by default; ``None`` to correct only, which ends at the last but
+            one time of the grid and needs many steps to follow the falling noise.
         corrector: :class:`LangevinCorrector` by default; ``None`` to predict only.
         snr: r, the signal-to-noise ratio of a Langevin step, positive.
         corrector_steps: Langevin steps at each time.

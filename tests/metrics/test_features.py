@@ -157,6 +157,13 @@ class TestDigitFeatures:
         assert (agree[0] == agree[1]).float().mean() > 0.98
         assert (agree[0] == agree[2]).float().mean() > 0.95
 
+    def test_shrinking_averages(self, features: DigitFeatures) -> None:
+        fine = torch.zeros(1, 1, 112, 112, dtype=torch.uint8)
+        fine[..., 3::4] = 255  # every fourth column: between the samples, were none but the four nearest pixels read
+        dark, gray = torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.full((1, 1, 28, 28), 64, dtype=torch.uint8)
+        to_gray, to_dark = [(features(fine) - features(plain)).norm() for plain in (gray, dark)]
+        assert to_gray < 0.2 * to_dark
+
     def test_stays_in_evaluation_without_gradients(self, digits: tuple[Tensor, Tensor]) -> None:
         features, images = DigitFeatures(), digits[0][:8]
         before, expected = fingerprint(features), features(images)
@@ -165,7 +172,7 @@ class TestDigitFeatures:
         assert not any(module.training for module in features.modules())
         assert not any(parameter.requires_grad for parameter in features.parameters())
         torch.testing.assert_close(features(images), expected, rtol=0, atol=0)
-        assert not features(images).requires_grad
+        assert not features.requires_grad_(True)(images).requires_grad  # as unfreezing a parent does it
         assert fingerprint(features) == before, "batch statistics moved"
 
     def test_one_image_is_as_in_a_batch(self, features: DigitFeatures, digits: tuple[Tensor, Tensor]) -> None:

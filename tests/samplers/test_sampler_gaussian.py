@@ -1,12 +1,13 @@
 """The exact law of every discrete algorithm on Gaussian data, where the score is linear.
 
-A step that is linear in x keeps a Gaussian N(m, q·I) Gaussian, so the law of the samples after any number of steps, few
-included, follows from the papers' formulas by a recursion on m and q. It is written out here once more, on numbers, and
-what the samplers draw must agree with it up to chance: no allowance for a discretization error is needed. With few steps
-the noise of each is large, so that one left in, left out or wrongly scaled shows.
+A step that is linear in x keeps a Gaussian N(m, q·I) Gaussian, so the law of the samples after any number of steps,
+few included, follows from the papers' formulas by a recursion on m and q. It is written out here once more, on
+numbers, and what the samplers draw must agree with it up to chance: no allowance for a discretization error is needed.
+With few steps the noise of each is large, so that one left in, left out or wrongly scaled shows.
 """
 
 import functools
+import itertools
 import math
 
 import pytest
@@ -100,7 +101,7 @@ def test_euler_maruyama(name: str, steps: int) -> None:
     sde = SDES[name]
     grid = [Process(sde, t) for t in sde.timesteps(steps)]
     state = start(sde)
-    for i, (t, s) in enumerate(zip(grid, grid[1:], strict=False)):
+    for i, (t, s) in enumerate(itertools.pairwise(grid)):
         state = predict("euler", state, t, s, noise=i < steps - 1)
     check(EulerMaruyama(steps)(denoiser(sde), (N, 2), generator=generator(1)), state)
 
@@ -112,7 +113,7 @@ def test_predictor_corrector(name: str, predictor: str, corrector: str, steps: i
     sde, snr, per_time = SDES[name], 0.25, 2
     grid = [Process(sde, t) for t in sde.timesteps(steps)]
     state = start(sde)
-    for i, (t, s) in enumerate(zip(grid, grid[1:], strict=False)):
+    for i, (t, s) in enumerate(itertools.pairwise(grid)):
         last = i == steps - 1
         if corrector != "none":
             for k in range(per_time):

@@ -1,8 +1,8 @@
 """Every sampler on every process, with the exact denoiser of a mixture, draws from that mixture.
 
 The bounds are five standard errors of what is estimated from n draws, plus the error that the sampler itself makes at
-this number of steps: measured once with many more draws, and vanishing as the steps grow. The exact laws of the discrete
-algorithms, which need no such allowance, are tested in test_sampler_gaussian.py.
+this number of steps: measured once with many more draws, and vanishing as the steps grow. The exact laws of the
+discrete algorithms, which need no such allowance, are tested in test_sampler_gaussian.py.
 """
 
 import math
@@ -71,7 +71,9 @@ def check(x: Tensor, means: Tensor, stds: Tensor, *, of_std: float, of_mean: flo
     spread = means - mean
     covariance = spread.T @ (WEIGHTS[:, None] * spread) + (WEIGHTS * stds**2).sum() * torch.eye(2)
     assert ((x.mean(0) - mean).abs() < 5 * (covariance.diag() / n).sqrt() + 3 * of_weight).all()
-    assert ((x.T.cov() - covariance).abs() < 5 * math.sqrt(2 / n) * covariance.diag().max() + 3 * of_weight + 0.01).all()
+    assert (
+        (x.T.cov() - covariance).abs() < 5 * math.sqrt(2 / n) * covariance.diag().max() + 3 * of_weight + 0.01
+    ).all()
 
 
 every_sde = pytest.mark.parametrize("name", SDES)

@@ -1,0 +1,444 @@
+"""Plants known mistakes in the mathematics, one at a time, and demands that the tests notice each.
+
+Run by hand: ``python tests/mutations.py [words of a name]``; all of it takes some minutes. The package and the tests
+are copied to a temporary folder, so that nothing here is touched. It ends with 1 if a mistake survives, if the text it
+replaces no longer occurs exactly once, or if the tests fail without any mistake.
+
+The list holds the mistakes of the founding documents, those that are easily made in this mathematics, and every bug
+that was once found in it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Mutation(NamedTuple):
+    """A mistake: in ``file`` of the package ``old`` becomes ``new``; the ``tests`` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+GAUSSIAN, MIXTURE, CONTRACTS = (
+    f"tests/samplers/test_sampler_{name}.py" for name in ("gaussian", "mixture", "contracts")
+)
+SDE, PARAMETERIZATION, DENOISER, OBJECTIVE, EMA = (
+    f"tests/test_{name}.py" for name in ("sde", "parameterization", "denoiser", "objective", "ema")
+)
+
+MUTATIONS = [
+    # ---- the mistakes of the founding documents
+    Mutation(
+        "f(x, t) left out of the reverse drift",
+        "samplers/euler_maruyama.py",
+        "mean = x - (sde.drift(x, t) - g**2 * denoiser.score(x, t, **cond)) * dt",
+        "mean = x + g**2 * denoiser.score(x, t, **cond) * dt",
+        f"{MIXTURE}::test_euler_maruyama",
+    ),
+    Mutation(
+        "g where g² belongs in the reverse drift",
+        "samplers/euler_maruyama.py",
+        "g**2 * denoiser.score",
+        "g * denoiser.score",
+        f"{MIXTURE}::test_euler_maruyama",
+    ),
+    Mutation(
+        "noise left in the last step of Euler–Maruyama",
+        "samplers/euler_maruyama.py",
+        "x = mean if last else mean + std",
+        "x = mean + std",
+        f"{GAUSSIAN}::test_euler_maruyama",
+    ),
+    Mutation(
+        "noise left in the last step of predictor–corrector",
+        "samplers/predictor_corrector.py",
+        """                if not last:
+                    x = mean + std * standard_normal(x.shape, device=x.device, generator=generator)
+            yield mean if last else x""",
+        """                x = mean + std * standard_normal(x.shape, device=x.device, generator=generator)
+            yield x""",
+        f"{GAUSSIAN}::test_predictor_corrector",
+    ),
+    Mutation(
+        "noise left in the last step of a corrector alone",
+        "samplers/predictor_corrector.py",
+        "yield mean if last else x",
+        "yield mean if last and self.predictor is not None else x",
+        f"{CONTRACTS}",
+    ),
+    Mutation(
+        "√β + noise instead of √β·noise",
+        "samplers/predictor_corrector.py",
+        "x = mean + std * standard_normal(",
+        "x = mean + std + standard_normal(",
+        f"{MIXTURE}::test_predictor_corrector",
+    ),
+    Mutation(
+        "uniform noise instead of normal",
+        "sde.py",
+        "return torch.randn(*shape, device=drawn_on",
+        "return torch.rand(*shape, device=drawn_on",
+        f"{SDE}",
+    ),
+    Mutation(
+        "uniform noise in the objective",
+        "objective.py",
+        "noise = standard_normal(x0.shape, device=x0.device, generator=generator)",
+        "noise = torch.rand(x0.shape, device=x0.device, generator=generator)",
+        f"{OBJECTIVE}",
+    ),
+    Mutation(
+        "a second draw of noise as the target",
+        "objective.py",
+        "        error = (denoiser.denoise(sde.perturb(x0, t, noise), t, **cond) - x0) ** 2",
+        """        x = sde.perturb(x0, t, noise)
+        other = standard_normal(x0.shape, device=x0.device, generator=generator)
+        x0 = (x - expand(sde.sigma(t), x) * other) / expand(sde.alpha(t), x)
+        error = (denoiser.denoise(x, t, **cond) - x0) ** 2""",
+        f"{OBJECTIVE}::test_training_finds_the_score",
+    ),
+    Mutation(
+        "the score matched without the σ² weight",
+        "objective.py",
+        """            case "simple":
+                return snr""",
+        """            case "simple":
+                return snr / sde.sigma(t) ** 2""",
+        f"{OBJECTIVE}",
+    ),
+    Mutation(
+        "Langevin's step measured with g instead of the norm of the noise",
+        "samplers/predictor_corrector.py",
+        "2 * (snr * math.sqrt(flat.shape[1]) / flat",
+        "2 * (snr * sigma.mean() / flat",
+        f"{GAUSSIAN}::test_predictor_corrector",
+    ),
+    # ---- the denoiser and the parameterization
+    Mutation("the score's sign", "denoiser.py", "(mean - x) / std**2", "(x - mean) / std**2", f"{DENOISER}"),
+    Mutation("σ for σ² in the score", "denoiser.py", "(mean - x) / std**2", "(mean - x) / std", f"{DENOISER}"),
+    Mutation("½ left out of the probability flow", "denoiser.py", "- 0.5 * expand(", "- 1.0 * expand(", f"{DENOISER}"),
+    Mutation(
+        "½ left out of the probability flow, seen by the samples",
+        "denoiser.py",
+        "- 0.5 * expand(",
+        "- 1.0 * expand(",
+        f"{MIXTURE}::test_probability_flow",
+    ),
+    Mutation(
+        "f left out of the probability flow, seen by the samples",
+        "denoiser.py",
+        "return self.sde.drift(x, t) - 0.5",
+        "return 0 * x - 0.5",
+        f"{MIXTURE}::test_probability_flow",
+    ),
+    Mutation(
+        "α left out of the exact denoiser's gain",
+        "denoiser.py",
+        "gain = alpha * self.stds**2 / variance",
+        "gain = self.stds**2 / variance",
+        f"{DENOISER}",
+    ),
+    Mutation(
+        "the noise's sign in its prediction",
+        "parameterization.py",
+        "out=-sigma / alpha",
+        "out=sigma / alpha",
+        f"{PARAMETERIZATION}",
+    ),
+    Mutation(
+        "the score not divided by σ",
+        "parameterization.py",
+        "out=sigma / alpha, input",
+        "out=sigma**2 / alpha, input",
+        f"{PARAMETERIZATION}",
+    ),
+    Mutation(
+        "c_out without σ_d",
+        "parameterization.py",
+        "out=level * self.sigma_data * variance.rsqrt()",
+        "out=level * variance.rsqrt()",
+        f"{PARAMETERIZATION}",
+    ),
+    Mutation("c_noise without ¼", "parameterization.py", "level.log() / 4", "level.log()", f"{PARAMETERIZATION}"),
+    # ---- the processes
+    Mutation(
+        "α left out of the marginal",
+        "sde.py",
+        "return expand(self.alpha(t), x0) * x0, expand(",
+        "return x0, expand(",
+        f"{SDE}",
+    ),
+    Mutation(
+        "sub-VP's g with the exponent of its σ",
+        "sde.py",
+        "torch.expm1(-2 * self._beta_integral(t))",
+        "torch.expm1(-self._beta_integral(t))",
+        f"{SDE}",
+    ),
+    Mutation(
+        "2 left out of VE's g",
+        "sde.py",
+        "math.sqrt(2 * self._log_ratio)",
+        "math.sqrt(self._log_ratio)",
+        f"{SDE}",
+    ),
+    Mutation(
+        "½ left out of VP's drift",
+        "sde.py",
+        "return -0.5 * self.beta(t)",
+        "return -self.beta(t)",
+        f"{SDE}",
+    ),
+    Mutation(
+        "the variance for the standard deviation of σᵗ",
+        "sde.py",
+        "return torch.sqrt(torch.expm1(2 * t * self._log) / (2 * self._log))",
+        "return torch.expm1(2 * t * self._log) / (2 * self._log)",
+        f"{SDE}",
+    ),
+    Mutation(
+        "VP's inverse for sub-VP",
+        "sde.py",
+        "2 * torch.asinh(noise_level / 2)",
+        "torch.log1p(noise_level**2)",
+        f"{SDE}",
+    ),
+    Mutation(
+        "a transition without the decay of what was there",
+        "sde.py",
+        "self.sigma(t) ** 2 - (ratio * self.sigma(s)) ** 2",
+        "self.sigma(t) ** 2 - self.sigma(s) ** 2",
+        f"{SDE}",
+    ),
+    Mutation(
+        "a prior of unit variance", "sde.py", "generator=generator) * self._prior_std", "generator=generator)", SDE
+    ),
+    # ---- the objective
+    Mutation(
+        "g for g² in the likelihood weighting",
+        "objective.py",
+        "snr * (sde.diffusion(t) / sde.sigma(t)) ** 2",
+        "snr * sde.diffusion(t) / sde.sigma(t) ** 2",
+        f"{OBJECTIVE}",
+    ),
+    Mutation("min-SNR turned round", "objective.py", "snr.clamp(max=", "snr.clamp(min=", f"{OBJECTIVE}"),
+    Mutation("mean instead of sum", "objective.py", 'if self.reduction == "sum"', "if False", f"{OBJECTIVE}"),
+    Mutation(
+        "the std of the log-normal ignored",
+        "objective.py",
+        "self.mean + self.std * normal",
+        "self.mean + normal",
+        f"{OBJECTIVE}",
+    ),
+    Mutation(
+        "√2 left out of the normal's quantile",
+        "objective.py",
+        "normal = math.sqrt(2) * torch.erfinv",
+        "normal = torch.erfinv",
+        f"{OBJECTIVE}",
+    ),
+    Mutation(
+        "strata without chance in them",
+        "objective.py",
+        "(torch.arange(n, device=u.device) + u) / n",
+        "(torch.arange(n, device=u.device) + 0.5) / n",
+        f"{OBJECTIVE}",
+    ),
+    Mutation(
+        "noise from the global generator",
+        "objective.py",
+        "noise = standard_normal(x0.shape, device=x0.device, generator=generator)",
+        "noise = standard_normal(x0.shape, device=x0.device)",
+        f"{OBJECTIVE}::test_a_generator_decides_alone",
+    ),
+    # ---- the samplers
+    Mutation(
+        "√2 left out of Langevin's noise",
+        "samplers/predictor_corrector.py",
+        "(2 * size).sqrt()",
+        "size.sqrt()",
+        f"{GAUSSIAN}::test_predictor_corrector",
+    ),
+    Mutation(
+        "the corrector at the next time",
+        "samplers/predictor_corrector.py",
+        "self.corrector(denoiser, x, t, self.snr",
+        "self.corrector(denoiser, x, s, self.snr",
+        f"{GAUSSIAN}::test_predictor_corrector",
+    ),
+    Mutation(
+        "the forward variance in ancestral steps",
+        "samplers/predictor_corrector.py",
+        "return mean, variance.sqrt() * expand(sde.sigma(s) / sde.sigma(t), x)",
+        "return mean, variance.sqrt()",
+        f"{GAUSSIAN}::test_ancestral_steps_are_exact_for_a_point",
+    ),
+    Mutation(
+        "reverse diffusion that shrinks",
+        "samplers/predictor_corrector.py",
+        "(2 - ratio) * x + variance",
+        "ratio * x + variance",
+        f"{GAUSSIAN}::test_predictor_corrector",
+    ),
+    Mutation(
+        "Heun without the correction",
+        "samplers/heun.py",
+        "(slope + derivative(euler, next_level)) / 2",
+        "(slope + 0 * derivative(euler, next_level))",
+        f"{GAUSSIAN}::test_heun_is_of_second_order",
+    ),
+    Mutation(
+        "churn's noise of the difference of levels",
+        "samplers/heun.py",
+        "(raised**2 - level**2).sqrt()",
+        "(raised - level)",
+        f"{GAUSSIAN}::test_heun",
+    ),
+    Mutation(
+        "Heun's start not rescaled by α(T)",
+        "samplers/heun.py",
+        "x = x / sde.alpha(torch.tensor(sde.T, dtype=torch.float64)).to(x)",
+        "x = x.clone()",
+        f"{MIXTURE}::test_heun",
+    ),
+    Mutation(
+        "the flow's samples not denoised at the end",
+        "samplers/ode.py",
+        "        if self.denoise:\n",
+        "        if False:\n",
+        f"{GAUSSIAN}::test_probability_flow_point_by_point",
+    ),
+    Mutation(
+        "conditions that never arrive",
+        "samplers/euler_maruyama.py",
+        "denoiser.score(x, t, **cond)) * dt",
+        "denoiser.score(x, t)) * dt",
+        f"{CONTRACTS}::test_conditions_reach_every_evaluation",
+    ),
+    Mutation(
+        "evaluations not counted",
+        "samplers/base.py",
+        "self.evaluations += 1",
+        "self.evaluations = 1",
+        f"{CONTRACTS}::test_evaluations_are_counted",
+    ),
+    Mutation(
+        "the last time rounded away (a former bug)",
+        "samplers/base.py",
+        """(times.double() - sde.T) * (sde.T - self.t_min) / (sde.T - sde.t_min)
+            times[-1] = self.t_min""",
+        "(times - sde.T) * (sde.T - self.t_min) / (sde.T - sde.t_min)",
+        f"{CONTRACTS}::test_the_grid_is_the_processs_own_stretched_to_end_at_t_min",
+    ),
+    Mutation(
+        "Adams–Bashforth of order 12, which diverges (a former bug)",
+        "samplers/ode.py",
+        'options = {"max_order": 4}',
+        "pass",
+        f"{GAUSSIAN}::test_fixed_step_methods_follow_the_flow",
+    ),
+    # ---- the average
+    Mutation(
+        "decay and 1 − decay swapped",
+        "ema.py",
+        "torch._foreach_lerp_(self.shadow_params, current, 1 - decay)",
+        "torch._foreach_lerp_(self.shadow_params, current, decay)",
+        f"{EMA}",
+    ),
+    Mutation(
+        "no warm-up of the decay",
+        "ema.py",
+        "decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))",
+        "decay = self.decay",
+        f"{EMA}",
+    ),
+    Mutation(
+        "weights lost after an exception",
+        "ema.py",
+        "        try:\n            yield\n        finally:\n            with",
+        "        yield\n        if True:\n            with",
+        f"{EMA}",
+    ),
+    Mutation(
+        "an average that fails when the weights change precision (a former bug)",
+        "ema.py",
+        "p.detach().to(average.dtype)",
+        "p.detach()",
+        f"{EMA}",
+    ),
+]
+
+
+def run_tests(folder: Path, selections: list[str]) -> tuple[int, str]:
+    """Pytest's exit code, and the first test that failed or the last line of the output."""
+    environment = os.environ | {
+        "PYTHONPATH": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",  # a stale cache of the text before would hide the mistake
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *selections]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    lines = result.stdout.strip().splitlines() or [result.stderr.strip()]
+    failed = [line.partition(" ")[2].partition(" - ")[0] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    return result.returncode, failed[0] if failed else lines[-1]
+
+
+def check_copy(folder: Path) -> None:
+    """The tests must import the copy, not an installed package."""
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    code = "import diffusion_lightning; print(diffusion_lightning.__file__)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    if not result.stdout.startswith(str(folder)):
+        sys.exit(f"the tests would import {result.stdout or result.stderr}, not the copy in {folder}")
+
+
+def main(words: list[str]) -> int:
+    chosen = [m for m in MUTATIONS if all(word.lower() in m.name.lower() for word in words)]
+    if not chosen:
+        sys.exit(f"no mistake is called {' '.join(words)!r}")
+    bad = 0
+    width = max(len(m.name) for m in chosen)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary).resolve()
+        ignored = shutil.ignore_patterns("__pycache__", "weights", "embedded")  # large, and no mathematics
+        shutil.copytree(ROOT / "diffusion_lightning", folder / "diffusion_lightning", ignore=ignored)
+        shutil.copytree(ROOT / "tests", folder / "tests", ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        check_copy(folder)
+
+        code, outcome = run_tests(folder, sorted({m.tests for m in chosen}))
+        print(f"{'(no mistake)':{width}}  {outcome}", flush=True)
+        if code != 0:
+            return 1
+        for mutation in chosen:
+            start = time.perf_counter()
+            path = folder / "diffusion_lightning" / mutation.file
+            text = path.read_text(encoding="utf-8")
+            occurrences = text.count(mutation.old)
+            if occurrences != 1:
+                verdict = f"OUT OF DATE: the text occurs {occurrences} times in {mutation.file}"
+                bad += 1
+            else:
+                path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+                code, outcome = run_tests(folder, [mutation.tests])
+                path.write_text(text, encoding="utf-8")
+                bad += code != 1  # 1: tests were run and failed; others: none were, or nothing failed
+                verdict = {0: "SURVIVED", 1: f"caught by {outcome}"}.get(code, f"NOT TESTED: {outcome}")
+            print(f"{mutation.name:{width}}  {verdict}  ({time.perf_counter() - start:.1f} s)", flush=True)
+    print(f"{len(chosen) - bad} of {len(chosen)} mistakes caught")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,455 @@
+import csv
+import random
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch import Tensor, nn
+
+from diffusion_lightning import (
+    BestCheckpoint,
+    EulerMaruyama,
+    FIDCallback,
+    LastCheckpoint,
+    RunLogger,
+    SampleGrid,
+    SampleWriter,
+    ScoreModule,
+    TrainingProgressBar,
+    UNet,
+    WandbLogger,
+)
+from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, leave_picture, share
+from diffusion_lightning.images import image_grid, to_uint8
+from diffusion_lightning.metrics.features import DigitFeatures
+from diffusion_lightning.metrics.fid import ReferenceFID
+from diffusion_lightning.randomness import Stream, derive_seed
+
+FROZEN = partial(torch.optim.SGD, lr=0.0)
+
+
+class Patches(nn.Module):
+    """Sixteen sums of pixels over patches, for a Fréchet distance that costs nothing."""
+
+    num_features = 16
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(images.float() / 255, 7).flatten(1)
+
+
+class Unmoved(Callback):
+    """Checks, wrapped around another callback's hook, that the global generators are where they were."""
+
+    def __init__(self, callback: Any) -> None:
+        self.checked = 0
+        original = callback.on_train_epoch_end
+
+        def watched(*args: Any) -> None:
+            before = torch.get_rng_state(), random.getstate()
+            original(*args)
+            assert torch.equal(torch.get_rng_state(), before[0])
+            assert random.getstate() == before[1]
+            self.checked += 1
+
+        callback.on_train_epoch_end = watched
+
+
+def pixels(path: Path) -> Tensor:
+    with Image.open(path) as file:
+        return torch.from_numpy(np.array(file)).permute(2, 0, 1)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def fit(make_module, make_trainer, make_data, tmp_path):
+    """Trains a small module with the given callbacks in the run folder tmp_path/run/version_0."""
+
+    def run(*callbacks: Callback, module: Any = None, data: Any = None, ckpt: Any = None, **settings: Any) -> Any:
+        seed_everything(0, verbose=False)
+        logger = RunLogger(tmp_path, "run", tmp_path / "run" / "version_0" if ckpt else None)
+        settings = {"logger": logger, "limit_train_batches": 2, **settings}
+        trainer = make_trainer(callbacks=list(callbacks), **settings)
+        trainer.fit(module or make_module(ema_decay=0.0), datamodule=data or make_data(), ckpt_path=ckpt)
+        return trainer
+
+    run.folder = tmp_path / "run" / "version_0"
+    return run
+
+
+# ---- when, and how much
+
+
+@pytest.mark.parametrize(
+    ("epoch", "settings", "due"),
+    [
+        (0, {}, False),
+        (1, {}, False),
+        (2, {}, True),
+        (5, {}, True),
+        (6, {"max_epochs": 7}, True),
+        (6, {"max_epochs": 8}, False),
+        (6, {"max_epochs": None}, False),
+        (6, {"max_epochs": -1, "max_steps": 100, "global_step": 99}, False),
+        (6, {"max_epochs": -1, "max_steps": 100, "global_step": 100}, True),
+        (6, {"should_stop": True}, True),
+    ],
+)
+def test_due_every_third_epoch_and_at_the_end(epoch, settings, due):
+    defaults = {"max_epochs": 1000, "max_steps": -1, "global_step": 10, "should_stop": False}
+    assert is_due(SimpleNamespace(current_epoch=epoch, **{**defaults, **settings}), 3) is due
+
+
+def test_shares_add_up():
+    for total in range(1, 20):
+        for world in range(1, 6):
+            shares = [share(total, world, rank) for rank in range(world)]
+            assert sum(shares) == total
+            assert max(shares) - min(shares) <= 1
+            assert shares == sorted(shares, reverse=True)
+
+
+def test_numbers_below_one_are_named():
+    check_at_least_one(a=1, b=2)
+    with pytest.raises(ValueError, match="b=0: must be at least 1"):
+        check_at_least_one(a=1, b=0)
+    for make in (SampleGrid, FIDCallback):
+        with pytest.raises(ValueError, match="every_n_epochs=0"):
+            make(every_n_epochs=0)
+        with pytest.raises(ValueError, match="batch_size=-1"):
+            make(batch_size=-1)
+    with pytest.raises(ValueError, match="num_samples=0: must be at least 1"):
+        SampleGrid(num_samples=0)
+    with pytest.raises(ValueError, match="num_samples=1: must be at least 2"):
+        FIDCallback(num_samples=1)
+
+
+# ---- the grid
+
+
+def test_a_grid_of_the_ema_samples_every_epoch(make_module, fit):
+    module = make_module(ema_decay=0.5)
+    grid = SampleGrid(EulerMaruyama(3), num_samples=5, batch_size=2)
+    watch = Unmoved(grid)
+    fit(grid, module=module, max_epochs=2)
+    assert watch.checked == 2
+    names = sorted(path.name for path in (fit.folder / "samples").iterdir())
+    assert names == ["epoch=0000.png", "epoch=0001.png"]
+    picture = pixels(fit.folder / "samples" / "epoch=0001.png")
+    assert picture.shape == (3, 2 * 30 + 2, 3 * 30 + 2)
+
+    generator = torch.Generator().manual_seed(derive_seed(0, 0, Stream.GRID))
+    expected = image_grid(module.sample(EulerMaruyama(3), 5, generator=generator, batch_size=2))
+    assert torch.equal(picture, expected)
+    assert not torch.equal(picture, pixels(fit.folder / "samples" / "epoch=0000.png"))
+
+
+def test_the_noise_is_the_same_each_time(make_module, fit):
+    frozen = make_module(optimizer=FROZEN)
+    fit(SampleGrid(EulerMaruyama(3), num_samples=4), module=frozen, max_epochs=2)
+    first, second = sorted((fit.folder / "samples").iterdir())
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_grids_every_n_epochs_and_after_the_last(fit):
+    fit(SampleGrid(num_samples=1, every_n_epochs=2), max_epochs=3, limit_train_batches=1)
+    assert sorted(path.name for path in (fit.folder / "samples").iterdir()) == ["epoch=0001.png", "epoch=0002.png"]
+
+
+def test_several_grids_and_the_modules_own_sampler(make_module, fit):
+    module = make_module()
+    fit(SampleGrid(num_samples=2, name="own"), SampleGrid(EulerMaruyama(2), num_samples=2, name="other"), module=module)
+    own, other = (pixels(fit.folder / name / "epoch=0000.png") for name in ("own", "other"))
+    assert not torch.equal(own, other)
+    assert module.sampler.nfe == 3  # the last call of Heun's two steps was for the grid
+    assert module.training
+
+
+def test_a_sampler_that_does_not_fit_is_found_before_training(make_module, fit):
+    module = make_module()
+    before = [p.clone() for p in module.parameters()]
+    with pytest.raises(ValueError, match=r"t_min=80\.0: must be below"):
+        fit(SampleGrid(EulerMaruyama(2, t_min=80.0)), module=module)
+    with pytest.raises(ValueError, match=r"t_min=80\.0: must be below"):
+        fit(FIDCallback(EulerMaruyama(2, t_min=80.0)), module=module)
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    assert not fit.folder.exists()
+
+
+def test_a_trial_run_leaves_no_pictures(fit, tmp_path):
+    fit(SampleGrid(num_samples=2), fast_dev_run=True)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_pictures_go_to_every_logger_that_shows_them(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(WandbLogger, "log_image", lambda self, *args, **kwargs: shown.append((args, kwargs)))
+    tensorboard = TensorBoardLogger(tmp_path / "tb")
+    loggers = [RunLogger(tmp_path, "run"), WandbLogger(), tensorboard]
+    picture = torch.randint(256, (3, 8, 6), dtype=torch.uint8)
+    path = tmp_path / "samples" / "epoch=0003.png"
+    leave_picture(SimpleNamespace(loggers=loggers, global_step=70), "samples", picture, path)
+
+    assert torch.equal(pixels(path), picture)
+    assert shown == [(("samples", [str(path)]), {"step": 70, "caption": ["epoch=0003"]})]
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tensorboard.experiment.flush()
+    events = EventAccumulator(tensorboard.log_dir)
+    events.Reload()
+    (image,) = events.Images("samples")
+    assert (image.step, image.height, image.width) == (70, 8, 6)
+
+
+# ---- FID
+
+
+@pytest.fixture
+def short_data(make_data, monkeypatch):
+    """Digits whose reference set for FID is the first 200 training images."""
+
+    def make(**kwargs: Any) -> Any:
+        data = make_data(**kwargs)
+        monkeypatch.setattr(data, "fid_reference", lambda: iter([data.train_images[list(range(200))][0]]))
+        return data
+
+    return make
+
+
+def test_fid_is_logged_by_its_name(fit, short_data, tmp_path):
+    callback = FIDCallback(EulerMaruyama(2), num_samples=7, batch_size=3, cache=str(tmp_path / "cache"))
+    watch = Unmoved(callback)
+    trainer = fit(callback, data=short_data())
+    assert watch.checked == 1
+    assert callback.name == "fid/mnist@7"
+    value = trainer.callback_metrics["fid/mnist@7"].item()
+    assert value > 0
+    logged = [row["fid/mnist@7"] for row in rows(fit.folder / "metrics.csv") if row["fid/mnist@7"]]
+    assert [float(x) for x in logged] == pytest.approx([value])
+    assert len(list((tmp_path / "cache" / "fid").iterdir())) == 1
+
+
+def test_fid_is_that_of_the_ema_samples_as_8_bit_images(make_module, fit, short_data, tmp_path):
+    module, data = make_module(ema_decay=0.5), short_data()
+    callback = FIDCallback(EulerMaruyama(2), num_samples=21, feature=Patches(), batch_size=8, cache=str(tmp_path))
+    trainer = fit(callback, module=module, data=data)
+
+    generator = torch.Generator().manual_seed(derive_seed(0, 0, Stream.FID))
+    fid = ReferenceFID(Patches(), tmp_path / "other")
+    fid.set_reference(data.fid_reference(), "data")
+    fid.update(to_uint8(module.sample(EulerMaruyama(2), 21, generator=generator, batch_size=8)))
+    assert trainer.callback_metrics["fid/patches@21"].item() == pytest.approx(fid.compute(), rel=1e-5)
+
+
+def test_fid_of_frozen_weights_is_the_same_each_epoch_and_reads_the_reference_once(
+    make_module, fit, make_data, monkeypatch, tmp_path
+):
+    data, reads = make_data(), []
+    monkeypatch.setattr(
+        data, "fid_reference", lambda: reads.append(1) or iter([data.train_images[list(range(200))][0]])
+    )
+    callback = FIDCallback(EulerMaruyama(2), num_samples=9, feature=Patches(), cache=str(tmp_path))
+    module = make_module(optimizer=FROZEN)
+    fit(callback, module=module, data=data, max_epochs=3)
+    values = [row["fid/patches@9"] for row in rows(fit.folder / "metrics.csv") if row["fid/patches@9"]]
+    assert len(values) == 3
+    assert len(set(values)) == 1
+    assert len(reads) == 1
+
+
+def test_fid_every_n_epochs_and_after_the_last(fit, short_data, tmp_path):
+    callback = FIDCallback(num_samples=4, feature=Patches(), every_n_epochs=2, cache=str(tmp_path))
+    fit(callback, data=short_data(), max_epochs=3, limit_train_batches=1)
+    epochs = [row["epoch"] for row in rows(fit.folder / "metrics.csv") if row["fid/patches@4"]]
+    assert epochs == ["1", "2"]
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_fid_after_validate_and_test(make_module, make_trainer, short_data, tmp_path, stage):
+    callback = FIDCallback(num_samples=4, feature=Patches(), cache=str(tmp_path))
+    trainer = make_trainer(callbacks=[callback], limit_test_batches=1)
+    (metrics,) = getattr(trainer, stage)(make_module(), datamodule=short_data(), verbose=False)
+    assert set(metrics) == {f"{stage.replace('validate', 'val')}/loss", "fid/patches@4"}
+
+
+def test_fid_takes_the_classes_in_turn(make_module, fit, short_data, monkeypatch, tmp_path):
+    drawn: list[int] = []
+    original = ScoreModule.sample
+
+    def sample(self, sampler, num, labels, *args, **kwargs):
+        drawn.extend(labels.tolist())
+        return original(self, sampler, num, labels, *args, **kwargs)
+
+    monkeypatch.setattr(ScoreModule, "sample", sample)
+    network = UNet(channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False, patch_size=4, num_classes=10)
+    callback = FIDCallback(num_samples=12, feature=Patches(), batch_size=5, cache=str(tmp_path))
+    fit(callback, module=make_module(network=network), data=short_data())
+    assert drawn == [*range(10), 0, 1]
+
+
+def test_features_by_the_data_or_by_name(make_module, make_trainer, make_data):
+    def made(feature: Any, data: Any) -> FIDCallback:
+        callback = FIDCallback(num_samples=4, feature=feature)
+        callback.setup(SimpleNamespace(datamodule=data), make_module(), "fit")
+        return callback
+
+    assert made("auto", make_data()).name == "fid/mnist@4"
+    assert isinstance(made("mnist", make_data())._fid.metric.inception, DigitFeatures)
+    with pytest.raises(ValueError, match="feature='nonsense': must be 'auto', 'inception', 'mnist' or a module"):
+        made("nonsense", make_data())
+    with pytest.raises(ValueError, match=r"LightningDataModule has no fid_reference\(\)"):
+        made("auto", LightningDataModule())
+
+
+# ---- checkpoints
+
+
+class GivenFID(FIDCallback):
+    """Logs the values it was given, one an epoch; none where there is None."""
+
+    def __init__(self, *values: float | None) -> None:
+        super().__init__(num_samples=2, feature=Patches())
+        self.values = list(values)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        value = self.values.pop(0)
+        if value is not None:
+            pl_module.log(self.name, value)
+
+
+def epoch_of(path: Path) -> int:
+    return torch.load(path, weights_only=True)["epoch"]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def test_the_last_checkpoint_is_of_every_epoch(fit):
+    seen = []
+
+    class Watch(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            path = fit.folder / "checkpoints" / "last.ckpt"
+            seen.append(epoch_of(path) if path.exists() else None)
+
+    fit(LastCheckpoint(), Watch(), max_epochs=3, enable_checkpointing=True)
+    assert seen == [None, 0, 1]
+    assert names(fit.folder) == ["last.ckpt"]
+    assert epoch_of(fit.folder / "checkpoints" / "last.ckpt") == 2
+
+
+def test_the_last_checkpoint_more_often(fit):
+    steps = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            path = fit.folder / "checkpoints" / "last.ckpt"
+            steps.append(torch.load(path, weights_only=True)["global_step"] if path.exists() else 0)
+
+    fit(LastCheckpoint(every_n_train_steps=2), Watch(), limit_train_batches=6, enable_checkpointing=True)
+    assert steps == [0, 0, 2, 2, 4, 4]
+    assert names(fit.folder) == ["last.ckpt"]
+
+
+def test_one_best_checkpoint_by_fid(fit):
+    callbacks = GivenFID(3.0, None, 1.0, 2.0), BestCheckpoint(), LastCheckpoint()
+    fit(*callbacks, max_epochs=4, enable_checkpointing=True, limit_train_batches=1)
+    assert names(fit.folder) == ["epoch=0002.ckpt", "last.ckpt"]
+    assert epoch_of(fit.folder / "checkpoints" / "epoch=0002.ckpt") == 2
+    assert epoch_of(fit.folder / "checkpoints" / "last.ckpt") == 3
+
+
+def test_an_old_fid_does_not_make_a_later_epoch_the_best(fit):
+    fit(GivenFID(1.0, None, None), BestCheckpoint(), max_epochs=3, enable_checkpointing=True, limit_train_batches=1)
+    assert names(fit.folder) == ["epoch=0000.ckpt"]
+
+
+@pytest.mark.parametrize(("later", "best"), [(2.0, "epoch=0000.ckpt"), (0.5, "epoch=0001.ckpt")])
+def test_the_best_is_still_known_after_a_resume(fit, later, best):
+    settings = {"enable_checkpointing": True, "limit_train_batches": 1}
+    fit(GivenFID(1.0), BestCheckpoint(), LastCheckpoint(), max_epochs=1, **settings)
+    last = fit.folder / "checkpoints" / "last.ckpt"
+    fit(GivenFID(later), BestCheckpoint(), LastCheckpoint(), ckpt=last, max_epochs=2, **settings)
+    assert names(fit.folder) == [best, "last.ckpt"]
+    assert epoch_of(last) == 1
+
+
+def test_the_best_by_validation_loss_where_there_is_no_fid(fit):
+    trainer = fit(BestCheckpoint(), max_epochs=3, enable_checkpointing=True)
+    logged = [float(row["val/loss"]) for row in rows(fit.folder / "metrics.csv") if row["val/loss"]]
+    assert len(logged) == 3
+    assert names(fit.folder) == [f"epoch={logged.index(min(logged)):04d}.ckpt"]
+    assert trainer.checkpoint_callback.best_model_score == pytest.approx(min(logged))
+
+
+# ---- predictions, progress
+
+
+def test_predictions_are_written_by_their_number(make_module, make_trainer, make_data, tmp_path):
+    module = make_module()
+    writer = SampleWriter(str(tmp_path / "out"))
+    batches = make_trainer(callbacks=[writer]).predict(module, datamodule=make_data(batch_size=3, num_predict=5))
+    written = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in written] == [f"{n:06d}.png" for n in range(5)]
+    for path, image in zip(written, to_uint8(torch.cat(batches)), strict=True):
+        with Image.open(path) as file:
+            assert np.array_equal(np.asarray(file), image[0].numpy())
+
+
+def test_predictions_are_in_the_runs_folder_by_default(make_module, make_trainer, make_data, tmp_path):
+    trainer = make_trainer(callbacks=[SampleWriter()], default_root_dir=tmp_path / "run")
+    trainer.predict(make_module(), datamodule=make_data(num_predict=2), return_predictions=False)
+    assert sorted(path.name for path in (tmp_path / "run" / "predictions").iterdir()) == ["000000.png", "000001.png"]
+
+
+def test_the_bar_shows_rate_and_time_left(fit, capsys):
+    seen = []
+
+    class Watch(TrainingProgressBar):
+        def get_metrics(self, trainer, pl_module):
+            metrics = super().get_metrics(trainer, pl_module)
+            seen.append(metrics)
+            return metrics
+
+    fit(Watch(), enable_progress_bar=True, limit_train_batches=3)
+    training = [metrics for metrics in seen if "images/s" in metrics]
+    assert training
+    assert all(int(metrics["images/s"]) > 0 for metrics in training)
+    assert all(":" in metrics["left"] for metrics in training)
+    assert "train/loss_step" in training[-1]
+    assert "v_num" not in training[-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ({"max_epochs": 5, "current_epoch": 2}, 3 * 10 - 4),
+        ({"max_epochs": -1}, None),
+        ({"max_epochs": None, "max_steps": 30, "global_step": 24}, 6),
+        ({"max_epochs": -1, "max_steps": 30, "global_step": 24, "accumulate_grad_batches": 2}, 12),
+        ({"max_epochs": 5, "current_epoch": 4, "max_steps": 30, "global_step": 29}, 1),
+        ({"max_epochs": -1, "max_steps": 30, "global_step": 31}, 0),
+    ],
+)
+def test_batches_left(settings, left):
+    defaults = {
+        "max_epochs": None,
+        "max_steps": -1,
+        "global_step": 0,
+        "current_epoch": 0,
+        "num_training_batches": 10,
+        "accumulate_grad_batches": 1,
+    }
+    assert TrainingProgressBar._batches_left(SimpleNamespace(**{**defaults, **settings}), 4) == left

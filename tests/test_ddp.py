@@ -1,0 +1,167 @@
+"""Two real processes: one run, equal weights, each sample counted once."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+TINY = """
+trainer:
+  accelerator: cpu
+  devices: 2
+  max_epochs: 2
+  limit_train_batches: 3
+  limit_val_batches: 1
+  log_every_n_steps: 1
+  logger: null
+  callbacks:
+    - class_path: diffusion_lightning.SampleGrid
+      init_args: {num_samples: 5}
+    - class_path: diffusion_lightning.FIDCallback
+      init_args: {num_samples: 7, batch_size: 2, feature: {class_path: spy.Patches}}
+    - class_path: spy.Spy
+model:
+  network: {init_args: {channels: [8], middle_attention: false, embed_dim: 8, num_classes: 10}}
+  sampler: {init_args: {steps: 2}}
+data: {init_args: {batch_size: 8, num_predict: 5}}
+"""
+
+# found by the command through PYTHONPATH: writes down what each process saw
+SPY = '''
+import os
+import torch
+from pathlib import Path
+from lightning.pytorch import Callback
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+SEEN = {"fake": [], "real": [], "losses": [], "labels": []}
+original = FrechetInceptionDistance.compute
+
+
+def compute(self):
+    """Called after the processes' statistics were added up."""
+    SEEN["fake"].append(int(self.fake_features_num_samples))
+    SEEN["real"].append(int(self.real_features_num_samples))
+    return original(self)
+
+
+FrechetInceptionDistance.compute = compute
+
+
+class Patches(torch.nn.Module):
+    num_features = 4
+
+    def forward(self, images):
+        return torch.nn.functional.avg_pool2d(images.float() / 255, 14).flatten(1)
+
+
+class Spy(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        SEEN["losses"].append(outputs["loss"].item())
+        SEEN["labels"].append(batch[1].tolist())
+
+    def on_fit_end(self, trainer, pl_module):
+        weights = [p.detach() for p in pl_module.network.parameters()]
+        metrics = {k: v.item() for k, v in trainer.callback_metrics.items()}
+        seen = {**SEEN, "weights": weights, "ema": pl_module.ema.shadow_params, "metrics": metrics}
+        torch.save({**seen, "pid": os.getpid()}, f"rank{trainer.global_rank}.pt")
+'''
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Any:
+    """Runs the command on two processes in a folder of its own."""
+    folder = tmp_path_factory.mktemp("ddp")
+    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "spy.py").write_text(SPY)
+    files = [CONFIGS / "quickstart.yaml", CONFIGS / "overlays" / "ddp.yaml", "tiny.yaml"]
+
+    def run(name: str, *args: str) -> Any:
+        config = [part for file in files for part in ("--config", str(file))]
+        done = subprocess.run(
+            [sys.executable, "-m", "diffusion_lightning", name, *config, *args],
+            cwd=folder,
+            env={**environment, "PYTHONPATH": str(folder)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,  # one that waits for the other would wait for ever
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    run.folder = folder  # type: ignore[attr-defined]
+    run.version_0 = folder / "runs" / "quickstart" / "version_0"  # type: ignore[attr-defined]
+    return run
+
+
+@pytest.fixture(scope="module")
+def fitted(command: Any) -> Any:
+    done = command("fit")
+    ranks = [torch.load(command.folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return SimpleNamespace(out=done.stdout, err=done.stderr, ranks=ranks, folder=command.version_0)
+
+
+def test_two_processes_end_with_the_same_weights(fitted):
+    first, second = fitted.ranks
+    assert first["pid"] != second["pid"]
+    for name in ("weights", "ema"):
+        assert all(torch.equal(a, b) for a, b in zip(first[name], second[name], strict=True))
+
+
+def test_each_learns_from_its_own_images_and_noise(fitted):
+    first, second = fitted.ranks
+    assert len(first["losses"]) == len(second["losses"]) == 6
+    assert first["labels"] != second["labels"]
+    assert not set(first["losses"]) & set(second["losses"])
+
+
+def test_every_sample_is_counted_once_in_the_fid(fitted):
+    first, second = fitted.ranks
+    assert first["fake"] == second["fake"] == [7, 7]
+    assert first["real"] == second["real"] == [9000, 9000]
+    assert first["metrics"]["fid/patches@7"] == second["metrics"]["fid/patches@7"] > 0
+
+
+def test_the_logged_losses_are_those_of_both(fitted):
+    both = [sum(rank["losses"][3:]) / 3 for rank in fitted.ranks]
+    with open(fitted.folder / "metrics.csv", newline="") as file:
+        logged = [float(row["train/loss_epoch"]) for row in csv.DictReader(file) if row["train/loss_epoch"]]
+    assert logged[1] == pytest.approx(sum(both) / 2, rel=1e-5)
+    assert fitted.ranks[0]["metrics"]["val/loss"] == fitted.ranks[1]["metrics"]["val/loss"]
+
+
+def test_they_write_one_run(fitted):
+    assert [path.name for path in fitted.folder.parent.iterdir()] == ["version_0"]
+    names = {str(path.relative_to(fitted.folder)) for path in fitted.folder.rglob("*") if path.is_file()}
+    best = {name for name in names if name.startswith("checkpoints/epoch=")}
+    assert len(best) == 1
+    assert names - best == {
+        "config.yaml",
+        "metrics.csv",
+        "checkpoints/last.ckpt",
+        "samples/epoch=0000.png",
+        "samples/epoch=0001.png",
+    }
+    with Image.open(fitted.folder / "samples" / "epoch=0001.png") as picture:
+        assert picture.size == (3 * 30 + 2, 2 * 30 + 2)
+    assert fitted.out.count("Done after 6 steps") == 1
+
+
+def test_predictions_are_shared_between_them(command, fitted):
+    command("predict", "--ckpt_path", "last")
+    written = sorted((command.version_0 / "predictions").iterdir())
+    assert [path.name for path in written] == [f"{n:06d}.png" for n in range(5)]
+    pictures = set()
+    for path in written:
+        with Image.open(path) as picture:
+            pictures.add(picture.tobytes())
+    assert len(pictures) == 5  # no two of them drew the same noise
