@@ -251,8 +251,15 @@ MUTATIONS = [
     Mutation(
         "strata without chance in them",
         "objective.py",
-        "(torch.arange(n, device=u.device) + u) / n",
-        "(torch.arange(n, device=u.device) + 0.5) / n",
+        "generator=generator).to(device) + u) / n",
+        "generator=generator).to(device) + 0.5) / n",
+        f"{OBJECTIVE}",
+    ),
+    Mutation(
+        "strata in a fixed order",
+        "objective.py",
+        "torch.randperm(n, device=drawn_on, generator=generator)",
+        "torch.arange(n, device=drawn_on)",
         f"{OBJECTIVE}",
     ),
     Mutation(

@@ -151,7 +151,7 @@ def test_mnist_without_network_is_one_clear_line(tmp_path, no_network):
 def test_mnist_where_nothing_can_be_written_is_one_clear_line(tmp_path, no_network):
     (tmp_path / "file").touch()
     root = tmp_path / "file" / "data"
-    with pytest.raises(OSError, match="data.root") as error:
+    with pytest.raises(OSError, match=r"data\.root") as error:
         MNIST(root=str(root)).prepare_data()
     assert_one_clear_line(error, root)
 
@@ -159,6 +159,6 @@ def test_mnist_where_nothing_can_be_written_is_one_clear_line(tmp_path, no_netwo
 def test_damaged_mnist_is_one_clear_line(root, no_network):
     images = root / "MNIST" / "raw" / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:1000])
-    with pytest.raises(OSError, match="data.root") as error:
+    with pytest.raises(OSError, match=r"data\.root") as error:
         MNIST(root=str(root)).setup("fit")
     assert_one_clear_line(error, root)
