@@ -18,29 +18,32 @@ class TrainingProgressBar(TQDMProgressBar):
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stderr.isatty() else 50)
         self._epoch_start = 0.0
+        self._seconds_per_batch: float | None = None
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer, *_)
         self._epoch_start = time.monotonic()
 
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+        self._seconds_per_batch = (time.monotonic() - self._epoch_start) / max(1, done)
+        super().on_train_batch_end(trainer, *args)
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        if not trainer.training:
-            return metrics
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        if done:
-            seconds = (time.monotonic() - self._epoch_start) / done
+        if trainer.training and self._seconds_per_batch is not None:
             batch_size = getattr(trainer.datamodule, "batch_size", 0)  # type: ignore[attr-defined]
-            metrics["images/s"] = f"{batch_size * trainer.world_size / seconds:.0f}"
-            left = self._batches_left(trainer, done)
+            metrics["images/s"] = f"{batch_size * trainer.world_size / self._seconds_per_batch:.0f}"
+            left = self._batches_left(trainer)
             if left is not None:
-                metrics["left"] = tqdm.format_interval(left * seconds)
+                metrics["left"] = tqdm.format_interval(left * self._seconds_per_batch)
         return metrics
 
     @staticmethod
-    def _batches_left(trainer: Trainer, done: int) -> float | None:
+    def _batches_left(trainer: Trainer) -> float | None:
         """Batches until training ends by its number of epochs or steps; None if neither is set."""
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         left = []
         if trainer.max_epochs not in (None, -1):
             assert trainer.max_epochs is not None
