@@ -35,15 +35,15 @@ class TrainingProgressBar(TQDMProgressBar):
         if trainer.training and self._seconds_per_batch is not None:
             batch_size = getattr(trainer.datamodule, "batch_size", 0)  # type: ignore[attr-defined]
             metrics["images/s"] = f"{batch_size * trainer.world_size / self._seconds_per_batch:.0f}"
-            left = self._batches_left(trainer)
+            done = trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+            left = self._batches_left(trainer, done)
             if left is not None:
                 metrics["left"] = tqdm.format_interval(left * self._seconds_per_batch)
         return metrics
 
     @staticmethod
-    def _batches_left(trainer: Trainer) -> float | None:
+    def _batches_left(trainer: Trainer, done: int) -> float | None:
         """Batches until training ends by its number of epochs or steps; None if neither is set."""
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         left = []
         if trainer.max_epochs not in (None, -1):
             assert trainer.max_epochs is not None
