@@ -456,8 +456,4 @@ def test_batches_left(settings, left):
         "num_training_batches": 10,
         "accumulate_grad_batches": 1,
     }
-    done = SimpleNamespace(
-        epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(processed=4)))
-    )
-    trainer = SimpleNamespace(fit_loop=done, **{**defaults, **settings})
-    assert TrainingProgressBar._batches_left(trainer) == left
+    assert TrainingProgressBar._batches_left(SimpleNamespace(**{**defaults, **settings}), 4) == left
