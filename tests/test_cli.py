@@ -302,7 +302,9 @@ def test_a_resumed_run_goes_on_in_its_folder(runs, first, resumed):
     }
     assert resumed.files["samples/epoch=0000.png"] == first.files["samples/epoch=0000.png"]
     assert resumed.files["config.before_resume_0.yaml"] == first.files["config.yaml"]
-    assert yaml.safe_load((resumed.folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+    config = yaml.safe_load((resumed.folder / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 2
+    assert config["ckpt_path"] is None  # it describes the run, not how a part of it was started
 
     checkpoint = torch.load(resumed.folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert (checkpoint["epoch"], checkpoint["global_step"], checkpoint["ema"]["num_updates"]) == (1, 6, 6)

@@ -1,6 +1,7 @@
 """Two real processes: one run, equal weights, each sample counted once."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +90,7 @@ def command(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
         done = subprocess.run(
             [sys.executable, "-m", "diffusion_lightning", name, *config, *args],
             cwd=folder,
-            env={**environment, "PYTHONPATH": str(folder)},
+            env={**environment, "PYTHONPATH": os.pathsep.join([str(folder), environment.get("PYTHONPATH", "")])},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,11 +1,12 @@
 """FID after an epoch, named by its features and its number of samples, so that only equals are compared."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, share
 from diffusion_lightning.images import to_uint8
@@ -117,6 +118,15 @@ class FIDCallback(Callback):
         assert self._fid is not None
         data = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.is_global_zero:
-            batches = progress_bar(iterable=data.fid_reference(), desc="FID reference", unit="batch")
-            self._fid.set_reference(batches, data.fingerprint())
+            self._fid.set_reference(_with_progress(data), data.fingerprint())
         self._has_reference = True
+
+
+def _with_progress(data: Any) -> Iterator[Tensor]:
+    """The data's reference images, with a bar from the first batch on: statistics found on disk show none."""
+    images = getattr(data, "train_images", None)
+    total = None if images is None else len(images)
+    with progress_bar(total=total, desc="FID reference", unit="image") as bar:
+        for batch in data.fid_reference():
+            yield batch
+            bar.update(len(batch))
