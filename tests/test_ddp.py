@@ -43,7 +43,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-SEEN = {"fake": [], "real": [], "losses": [], "labels": []}
+SEEN = {"fake": [], "real": [], "losses": [], "labels": [], "seeds": []}
 original = FrechetInceptionDistance.compute
 
 
@@ -68,6 +68,7 @@ class Spy(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         SEEN["losses"].append(outputs["loss"].item())
         SEEN["labels"].append(batch[1].tolist())
+        SEEN["seeds"].append(torch.initial_seed())
 
     def on_fit_end(self, trainer, pl_module):
         weights = [p.detach() for p in pl_module.network.parameters()]
@@ -122,7 +123,8 @@ def test_each_learns_from_its_own_images_and_noise(fitted):
     first, second = fitted.ranks
     assert len(first["losses"]) == len(second["losses"]) == 6
     assert first["labels"] != second["labels"]
-    assert not set(first["losses"]) & set(second["losses"])
+    assert len({*first["losses"], *second["losses"]}) == 12
+    assert len({*first["seeds"], *second["seeds"]}) == 12
 
 
 def test_every_sample_is_counted_once_in_the_fid(fitted):
@@ -154,6 +156,9 @@ def test_they_write_one_run(fitted):
     }
     with Image.open(fitted.folder / "samples" / "epoch=0001.png") as picture:
         assert picture.size == (3 * 30 + 2, 2 * 30 + 2)
+        cells = [picture.crop((x, y, x + 28, y + 28)) for y in (2, 32) for x in (2, 32, 62)]
+    assert [cell.getbbox() is not None for cell in cells] == [True] * 5 + [False]  # five pictures and no sixth
+    assert len({cell.tobytes() for cell in cells}) == 6
     assert fitted.out.count("Done after 6 steps") == 1
 
 
