@@ -3,7 +3,7 @@ r"""The denoiser: network + SDE + parameterization, seen as one function.
 D(x, t) = E[x0 | x_t = x] determines everything else. With x_t = α x0 + σ z (Tweedie's formula; Efron 2011):
 
 .. math:: \hat z = \frac{x - \alpha D}{\sigma}, \qquad \nabla \ln p_t(x) = -\frac{\hat z}{\sigma}, \qquad
-          \frac{\mathrm{d}x}{\mathrm{d}t} = f x - \tfrac12 g^2\, \nabla \ln p_t(x).
+          \frac{\mathrm{d}x}{\mathrm{d}t} = f x - \tfrac12 g^2\, \nabla \ln p_t(x) = \alpha' D + \sigma' \hat z .
 """
 
 import math
@@ -41,9 +41,14 @@ class Denoiser(nn.Module):
             x: noisy images or points, ``(B, …)``.
             t: their times, ``(B,)`` in [t_min, T].
             cond: what the network is conditioned on, such as ``labels`` ``(B,)``.
+
+        Raises:
+            ValueError: if ``t`` has another shape or, on a CPU, is out of its range; for labels that the network has no
+                use for.
         """
         assert self.network is not None
         assert self.parameterization is not None
+        self.sde.check_times(t, len(x))
         c = self.parameterization.coefficients(self.sde, t)
         raw = self.network(expand(c.input, x) * x, c.noise, **cond)
         return expand(c.skip, x) * x + expand(c.out, x) * raw
@@ -60,7 +65,11 @@ class Denoiser(nn.Module):
 
     def probability_flow(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """dx/dt of the probability-flow ODE, f·x − ½g²·score (Song et al. 2021, eq. 13); shape of ``x``."""
-        return self.sde.drift(x, t) - 0.5 * expand(self.sde.diffusion(t) ** 2, x) * self.score(x, t, **cond)
+        denoised = self.denoise(x, t, **cond)
+        mean, std = self.sde.marginal(denoised, t)
+        # in this form no two terms are large where α is small
+        alpha_rate, sigma_rate = self.sde.rates(t)
+        return expand(alpha_rate, x) * denoised + expand(sigma_rate, x) * (x - mean) / std
 
     @property
     def device(self) -> torch.device:
@@ -97,6 +106,7 @@ class GaussianMixtureDenoiser(Denoiser):
         self.register_buffer("weights", weights / weights.sum())
 
     def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        self.sde.check_times(t, len(x))
         centred, variance, log_joint = self._components(x, t)
         alpha = self.sde.alpha(t)[:, None]
         gain = alpha * self.stds**2 / variance

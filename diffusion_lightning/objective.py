@@ -33,13 +33,17 @@ MIN_SNR_GAMMA = 5.0
 
 
 class Times(ABC):
-    """A distribution of training times."""
+    """A distribution of training times; on a discrete process, of times of its grid."""
 
     @abstractmethod
     def __call__(
         self, sde: SDE, n: int, *, device: torch.device | str | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw ``n`` times in [t_min, T], shape ``(n,)``."""
+
+    def correction(self, sde: SDE, t: Tensor) -> Tensor:
+        """A factor on the loss, shape of ``t``: 1, for the distribution of times is part of the objective."""
+        return torch.ones_like(t)
 
 
 def _uniform(n: int, stratified: bool, device: torch.device | str | None, generator: torch.Generator | None) -> Tensor:
@@ -53,7 +57,7 @@ def _uniform(n: int, stratified: bool, device: torch.device | str | None, genera
 
 
 class UniformTimes(Times):
-    """t ~ U(t_min, T).
+    """t ~ U(t_min, T); on a discrete process each time of the grid equally often.
 
     Args:
         stratified: spread the times of a batch evenly, one per n-th of the range, dealt out at random; each time alone
@@ -66,8 +70,7 @@ class UniformTimes(Times):
     def __call__(
         self, sde: SDE, n: int, *, device: torch.device | str | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        u = _uniform(n, self.stratified, device, generator)
-        return sde.t_min + (sde.T - sde.t_min) * u
+        return sde.uniform_times(_uniform(n, self.stratified, device, generator))
 
 
 class LogNormalTimes(Times):
@@ -89,7 +92,49 @@ class LogNormalTimes(Times):
     ) -> Tensor:
         u = _uniform(n, self.stratified, device, generator)
         normal = math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-6, 1 - 1e-6))
-        return sde.time_at(torch.exp(self.mean + self.std * normal)).clamp(sde.t_min, sde.T)
+        return sde.nearest_times(sde.time_at(torch.exp(self.mean + self.std * normal)).clamp(sde.t_min, sde.T))
+
+
+class ImportanceTimes(Times):
+    r"""Times with density p(t) ∝ g²/σ², for the likelihood weighting (Song et al. 2021b, section 4.4).
+
+    That weighting is g²/σ² times the squared error of the noise, of which most comes from a few small t. Drawn like
+    this, and divided by p(t) over the uniform density, the expected loss is the same and its variance much smaller.
+    Since g²/σ² = d ln(σ²/α²)/dt for every linear SDE, it means drawing ln(σ/α) uniformly.
+
+    Args:
+        stratified: as in :class:`UniformTimes`.
+    """
+
+    def __init__(self, stratified: bool = True) -> None:
+        self.stratified = stratified
+
+    def __call__(
+        self, sde: SDE, n: int, *, device: torch.device | str | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        u = _uniform(n, self.stratified, device, generator)
+        if sde.times is not None:
+            times = sde.times.to(u)
+            cumulative = self._rate(sde, times).cumsum(0)
+            return times[torch.searchsorted(cumulative, u * cumulative[-1]).clamp(max=len(times) - 1)]
+        low, high = self._log_levels(sde)
+        return sde.time_at(torch.exp(low + (high - low) * u)).clamp(sde.t_min, sde.T)
+
+    def correction(self, sde: SDE, t: Tensor) -> Tensor:
+        """The uniform density over p(t); shape of ``t``."""
+        if sde.times is not None:
+            return self._rate(sde, sde.times.to(t)).mean() / self._rate(sde, t)
+        low, high = self._log_levels(sde)
+        return 2 * (high - low) / (sde.T - sde.t_min) / self._rate(sde, t)
+
+    @staticmethod
+    def _rate(sde: SDE, t: Tensor) -> Tensor:
+        return (sde.diffusion(t) / sde.sigma(t)) ** 2
+
+    @staticmethod
+    def _log_levels(sde: SDE) -> tuple[float, float]:
+        low, high = sde.noise_level(torch.tensor([sde.t_min, sde.T], dtype=torch.float64)).log().tolist()
+        return low, high
 
 
 class DenoisingScoreMatching:
@@ -97,7 +142,7 @@ class DenoisingScoreMatching:
 
     Args:
         weighting: λ, see the table at the top of this file.
-        times: where t is drawn from; uniform in [t_min, T] if left out.
+        times: where t is drawn from, with its correction of the loss; uniform in [t_min, T] if left out.
         reduction: ``"sum"`` or ``"mean"`` over the dimensions of an example.
         sigma_data: σ_d of the ``"karras"`` weighting; give the parameterization's.
 
@@ -151,4 +196,4 @@ class DenoisingScoreMatching:
         noise = standard_normal(x0.shape, device=x0.device, generator=generator)
         error = (denoiser.denoise(sde.perturb(x0, t, noise), t, **cond) - x0) ** 2
         per_example = error.flatten(1).sum(1) if self.reduction == "sum" else error.flatten(1).mean(1)
-        return self.weight(sde, t) * per_example
+        return self.weight(sde, t) * self.times.correction(sde, t) * per_example

@@ -9,7 +9,7 @@ weighted denoising loss makes it predict the target (x0 − c_skip·x_t)/c_out.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,11 +44,23 @@ class ScorePrediction(Parameterization):
 
     Dividing by σ gives every t an output of unit size, since E‖s‖² ≈ d/σ² (Song & Ermon 2019, section 4.2, and the
     tutorial's score network, where it is part of the network).
+
+    Args:
+        condition: what the network is told: ``"time"``, t, or ``"noise"``, σ(t), as in noise-conditional score networks.
+
+    Raises:
+        ValueError: for another ``condition``.
     """
+
+    def __init__(self, condition: Literal["time", "noise"] = "time") -> None:
+        if condition not in ("time", "noise"):
+            raise ValueError(f"condition={condition!r}: must be 'time' or 'noise'")
+        self.condition = condition
 
     def coefficients(self, sde: SDE, t: Tensor) -> Coefficients:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
-        return Coefficients(skip=1 / alpha, out=sigma / alpha, input=torch.ones_like(t), noise=t)
+        signal = t if self.condition == "time" else sigma
+        return Coefficients(skip=1 / alpha, out=sigma / alpha, input=torch.ones_like(t), noise=signal)
 
 
 class NoisePrediction(Parameterization):
@@ -57,6 +69,21 @@ class NoisePrediction(Parameterization):
     def coefficients(self, sde: SDE, t: Tensor) -> Coefficients:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         return Coefficients(skip=1 / alpha, out=-sigma / alpha, input=torch.ones_like(t), noise=t)
+
+
+class VelocityPrediction(Parameterization):
+    r"""The output is the velocity v = (α'·x0 + σ'·z)/(ασ' − α'σ), hence D = σ'/(ασ' − α'σ)·x − σ·F.
+
+    The divisor is a choice of clock, in which v is what the literature calls the velocity: α·z − σ·x0 on
+    variance-preserving processes (Salimans & Ho 2022, section 4), z − x0 on :class:`RectifiedFlow` (Liu et al. 2023);
+    on variance-exploding ones it is the noise.
+    """
+
+    def coefficients(self, sde: SDE, t: Tensor) -> Coefficients:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        alpha_rate, sigma_rate = sde.rates(t)
+        clock = alpha * sigma_rate - alpha_rate * sigma
+        return Coefficients(skip=sigma_rate / clock, out=-sigma, input=torch.ones_like(t), noise=t)
 
 
 class KarrasPreconditioning(Parameterization):

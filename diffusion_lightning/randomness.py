@@ -22,6 +22,10 @@ class Stream(IntEnum):
     PREDICTION = 4
     GRID = 5
     FID = 6
+    POINTS = 7
+    DENOISING = 8
+    FIELD = 9
+    DISTANCE = 10
 
 
 def global_seed() -> int:

@@ -12,11 +12,15 @@ The four functions are tied by (Särkkä & Solin 2019, section 6.1)
 Symbols: α signal scale, σ noise standard deviation, f drift rate, g diffusion coefficient, and σ/α the
 *noise level*, the one number on which the difficulty of denoising depends (Karras et al. 2022, section 2).
 Times are tensors of shape ``(B,)``; images and points ``x`` are ``(B, …)``.
+
+Discrete processes (DDPM, NCSN) have a grid of times and are defined between them too, such that the exact step from
+one time of the grid to the next is the paper's; so they are processes like the others.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +28,9 @@ from torch.func import jvp
 
 BISECTIONS = 60
 """Enough to halve any interval of times down to the spacing of float64."""
+
+NEWTON_STEPS = 5
+"""Enough for a monotone cubic between two neighbours of a grid, which is nearly straight."""
 
 
 def expand(value: Tensor, x: Tensor) -> Tensor:
@@ -60,11 +67,16 @@ class SDE(ABC):
         T: the last time, where the data has become the prior.
         t_min: the first time used; below it the score of 8-bit images is not worth learning.
         variance_exploding: whether α = 1 throughout, so that the data is never shrunk.
+        times: the grid of a discrete process, increasing, ``(N,)``; ``None`` for a continuous one.
     """
 
     T: float = 1.0
     t_min: float = 1e-5
     variance_exploding: bool = False
+
+    @property
+    def times(self) -> Tensor | None:
+        return None
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -82,6 +94,11 @@ class SDE(ABC):
         """g(t) = √((σ²)' − 2fσ²), the diffusion coefficient; shape of ``t``."""
         variance, rate, *_ = jvp(lambda t: self.sigma(t) ** 2, (t.contiguous(),), (torch.ones_like(t),))
         return (rate - 2 * self.drift_rate(t) * variance).clamp(min=0).sqrt()
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """α'(t) = fα and σ'(t) = (½g² + fσ²)/σ, each with the shape of ``t``."""
+        f, sigma = self.drift_rate(t), self.sigma(t)
+        return f * self.alpha(t), (0.5 * self.diffusion(t) ** 2 + f * sigma**2) / sigma
 
     def time_at(self, noise_level: Tensor) -> Tensor:
         """The inverse of t ↦ σ(t)/α(t), in [t_min, T]; shape of ``noise_level``, which is positive."""
@@ -139,6 +156,23 @@ class SDE(ABC):
         """The ``n + 1`` decreasing times from T to t_min that suit this process: here uniform in t."""
         _require(n >= 1, f"steps={n}: at least 1 step is needed")
         return torch.linspace(self.T, self.t_min, n + 1, dtype=torch.float64).to(torch.get_default_dtype())
+
+    def uniform_times(self, u: Tensor) -> Tensor:
+        """``u`` in [0, 1) as times, uniformly: t_min + (T − t_min)·u, or each time of the grid equally often."""
+        return self.t_min + (self.T - self.t_min) * u
+
+    def nearest_times(self, t: Tensor) -> Tensor:
+        """The times of the grid nearest to ``t``; ``t`` itself without a grid."""
+        return t
+
+    def check_times(self, t: Tensor, batch: int) -> None:
+        """Raise a ValueError unless ``t`` is ``(batch,)`` and, where looking costs no waiting, in [t_min, T]."""
+        _require(t.shape == (batch,), f"t has shape {tuple(t.shape)}: must be ({batch},), a time for each example")
+        if t.device.type == "cpu":
+            low, high = t.aminmax()
+            # a relative margin for rounding; written so that NaN fails
+            within = bool(low >= self.t_min * (1 - 1e-5)) and bool(high <= self.T * (1 + 1e-5))
+            _require(within, f"t in [{low.item():g}, {high.item():g}]: must be in [{self.t_min:g}, {self.T:g}]")
 
     @property
     def _prior_std(self) -> float:
@@ -235,7 +269,18 @@ class _LinearBeta(SDE):
         return 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
 
 
-class VPSDE(_LinearBeta):
+class _VariancePreserving(SDE):
+    """α² + σ² = 1, hence g² = −2f and, from αα' + σσ' = 0, rates without cancellation."""
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-2 * self.drift_rate(t))
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha_rate = self.drift_rate(t) * self.alpha(t)
+        return alpha_rate, -self.alpha(t) * alpha_rate / self.sigma(t)
+
+
+class VPSDE(_LinearBeta, _VariancePreserving):
     r"""The variance-preserving SDE: dx = −½β(t)x dt + √β(t) dw, so that α² + σ² = 1; t ∈ [1e-5, 1].
 
     β(t) runs linearly from β_min to β_max (Song et al. 2021, eq. 32): the limit of DDPM (Ho et al. 2020).
@@ -247,9 +292,6 @@ class VPSDE(_LinearBeta):
 
     def sigma(self, t: Tensor) -> Tensor:
         return torch.sqrt(-torch.expm1(-self._beta_integral(t)))
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        return torch.sqrt(self.beta(t))
 
     def time_at(self, noise_level: Tensor) -> Tensor:
         return self._time_at_integral(torch.log1p(noise_level**2))
@@ -271,9 +313,80 @@ class SubVPSDE(_LinearBeta):
     def diffusion(self, t: Tensor) -> Tensor:
         return torch.sqrt(-self.beta(t) * torch.expm1(-2 * self._beta_integral(t)))
 
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, beta = self.alpha(t), self.beta(t)
+        return -0.5 * beta * alpha, beta * alpha**2
+
     def time_at(self, noise_level: Tensor) -> Tensor:
         # σ/α = 2 sinh(B/2)
         return self._time_at_integral(2 * torch.asinh(noise_level / 2))
+
+
+class CosineVPSDE(_VariancePreserving):
+    r"""The variance-preserving process with a cosine for α: α(t) = cos φ(t)/cos φ(0), φ(t) = ½π(t + s)/(1 + s).
+
+    The schedule of Nichol & Dhariwal (2021, eq. 17) in continuous time, with β(t) = π/(1 + s)·tan φ(t). As β grows
+    without bound towards t = 1, where they clip it, the process ends at T = 0.9946 (Lu et al. 2022, appendix D.4),
+    where α = 0.008.
+
+    Args:
+        s: the offset that keeps the noise from vanishing too fast near t = 0, positive.
+    """
+
+    T = 0.9946
+
+    def __init__(self, s: float = 0.008) -> None:
+        _require(s > 0, f"s={s}: must be positive")
+        self.s = s
+        self._rate = 0.5 * math.pi / (1 + s)
+        self._start = s * self._rate  # φ(0)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.cos(self._phase(t)) / math.cos(self._start)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        # 1 − α², as a product: the difference would cancel at small t
+        return torch.sqrt(torch.sin(self._rate * t) * torch.sin(self._phase(t) + self._start)) / math.cos(self._start)
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        return -self._rate * torch.tan(self._phase(t))
+
+    def time_at(self, noise_level: Tensor) -> Tensor:
+        # cos φ = cos φ(0)/√(1 + (σ/α)²), as a tangent, which is well conditioned at both ends
+        opposite = torch.sqrt(math.sin(self._start) ** 2 + noise_level**2)
+        return (torch.atan2(opposite, torch.full_like(opposite, math.cos(self._start))) - self._start) / self._rate
+
+    def _phase(self, t: Tensor) -> Tensor:
+        return self._rate * (t + self.s)
+
+
+class RectifiedFlow(SDE):
+    r"""Straight lines from data to noise: α = 1 − t, σ = t (Liu et al. 2023; Lipman et al. 2023).
+
+    As a process it has f = −1/(1 − t) and g² = 2t/(1 − t), which are infinite at t = 1, and a score that is infinite at
+    t = 0; so it runs on t ∈ [0.001, 0.999]. What is left of the image at T is a thousandth.
+    """
+
+    T = 0.999
+    t_min = 1e-3
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        return -1 / (1 - t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return torch.sqrt(2 * t / (1 - t))
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -torch.ones_like(t), torch.ones_like(t)
+
+    def time_at(self, noise_level: Tensor) -> Tensor:
+        return noise_level / (1 + noise_level)
 
 
 class KarrasSDE(_VarianceExploding):
@@ -306,6 +419,152 @@ class KarrasSDE(_VarianceExploding):
         """t_i = (σ_max^{1/ρ} + (i/n)(σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, i = 0 … n (Karras et al. 2022, eq. 5)."""
         _require(n >= 1, f"steps={n}: at least 1 step is needed")
         return rho_spaced(self.T, self.t_min, n, self.rho)
+
+
+class _Discrete(SDE):
+    """A process on the grid t_i = (i + 1)/N, i = 0 … N − 1, with T = 1 and t_min = 1/N."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.t_min = 1 / size
+
+    @property
+    def times(self) -> Tensor:
+        """The grid, ``(N,)``, increasing."""
+        return torch.arange(1, self._size + 1) / self._size
+
+    def timesteps(self, n: int) -> Tensor:
+        """``n + 1`` times of the grid from T to t_min, spread evenly; with n ≥ N also times in between."""
+        times = super().timesteps(n)
+        return self.nearest_times(times) if n < self._size else times
+
+    def uniform_times(self, u: Tensor) -> Tensor:
+        return ((u * self._size).floor().clamp(max=self._size - 1) + 1) / self._size
+
+    def nearest_times(self, t: Tensor) -> Tensor:
+        return (t * self._size).round().clamp(1, self._size) / self._size
+
+
+class DiscreteVPSDE(_Discrete, _VariancePreserving):
+    r"""DDPM's process: x_i = √(1 − β_i)·x_{i−1} + √β_i·z at the times t_i = (i + 1)/N (Ho et al. 2020, eq. 2).
+
+    α(t_i)² = ∏_{j ≤ i} (1 − β_j). Between the times ln α is a monotone cubic (Fritsch & Butland 1984): smooth, as ODE
+    solvers need it, and such that the exact step between neighbours of the grid is DDPM's. As N grows with N·β fixed it
+    becomes :class:`VPSDE` with β_min = N·beta_start and β_max = N·beta_end (Song et al. 2021, appendix B).
+
+    Args:
+        num_steps: N, at least 2.
+        beta_start: β_0 of the linear schedule, positive.
+        beta_end: β_{N−1} of the linear schedule, at least ``beta_start`` and below 1.
+        schedule: ``"linear"``, or ``"cosine"`` (Nichol & Dhariwal 2021, eq. 17, β_i at most 0.999), which has no use
+            for the two betas.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_steps: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        schedule: Literal["linear", "cosine"] = "linear",
+    ) -> None:
+        _require(num_steps >= 2, f"num_steps={num_steps}: must be at least 2")
+        _require(
+            0 < beta_start <= beta_end < 1,
+            f"beta_start={beta_start}, beta_end={beta_end}: need 0 < beta_start <= beta_end < 1",
+        )
+        _require(schedule in ("linear", "cosine"), f"schedule={schedule!r}: must be 'linear' or 'cosine'")
+        super().__init__(num_steps)
+        self.num_steps, self.beta_start, self.beta_end, self.schedule = num_steps, beta_start, beta_end, schedule
+        if schedule == "linear":
+            self._betas = torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
+        else:
+            log_alpha = CosineVPSDE().alpha(torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)).log()
+            self._betas = (-torch.expm1(2 * log_alpha.diff())).clamp(max=0.999)
+        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def betas(self) -> Tensor:
+        """β_i, ``(N,)``, float64."""
+        return self._betas
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(self._log_alpha(t)[0])
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-torch.expm1(2 * self._log_alpha(t)[0]))
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        return self._log_alpha(t)[1]
+
+    def time_at(self, noise_level: Tensor) -> Tensor:
+        log_alpha, (table, _) = -0.5 * torch.log1p(noise_level**2), self._table(noise_level)
+        i = torch.searchsorted(-table, -log_alpha).clamp(1, self._size) - 1
+        u = (log_alpha - table[i]) / (table[i + 1] - table[i])
+        for _ in range(NEWTON_STEPS):
+            value, rate = self._cubic(i, u)
+            u = (u - (value - log_alpha) / rate).clamp(0, 1)
+        return (i + u) / self._size
+
+    def _log_alpha(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """ln α(t) and its derivative."""
+        position = t * self._size
+        i = position.floor().clamp(0, self._size - 1).long()
+        value, rate = self._cubic(i, position - i)
+        return value, rate * self._size
+
+    def _cubic(self, i: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Hermite's cubic for ln α at (i + u)/N, 0 ≤ u ≤ 1, and its derivative in u."""
+        table, slopes = self._table(u)
+        rise, m0, m1 = table[i + 1] - table[i], slopes[i], slopes[i + 1]
+        square, cube = 3 * rise - 2 * m0 - m1, m0 + m1 - 2 * rise
+        return table[i] + u * (m0 + u * (square + u * cube)), m0 + u * (2 * square + 3 * u * cube)
+
+    def _table(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """ln α and its slopes at i/N, i = 0 … N, where and as ``like`` is; moved there once."""
+        key = (like.device, like.dtype)
+        if key not in self._tables:
+            rises = 0.5 * torch.log1p(-self._betas)
+            # the harmonic mean of the neighbours' keeps the cubic monotone
+            inner = 2 * rises[1:] * rises[:-1] / (rises[1:] + rises[:-1])
+            slopes = torch.cat([rises[:1], inner, rises[-1:]])
+            self._tables[key] = torch.cat([rises.new_zeros(1), rises.cumsum(0)]).to(like), slopes.to(like)
+        return self._tables[key]
+
+
+class DiscreteVESDE(_Discrete, _VarianceExploding):
+    r"""NCSN's process: noise of σ_i = σ_min·(σ_max/σ_min)^{i/(N−1)} at the times t_i = (i + 1)/N (Song & Ermon 2019).
+
+    Between the times ln σ is linear. As N grows it becomes :class:`VESDE`.
+
+    Args:
+        num_scales: N, at least 2.
+        sigma_min: σ_0, positive.
+        sigma_max: σ_{N−1}, above ``sigma_min``.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(self, num_scales: int = 10, sigma_min: float = 0.01, sigma_max: float = 1.0) -> None:
+        _require(num_scales >= 2, f"num_scales={num_scales}: must be at least 2")
+        _require(
+            0 < sigma_min < sigma_max, f"sigma_min={sigma_min}, sigma_max={sigma_max}: need 0 < sigma_min < sigma_max"
+        )
+        super().__init__(num_scales)
+        self.num_scales, self.sigma_min, self.sigma_max = num_scales, sigma_min, sigma_max
+        self._log_rate = math.log(sigma_max / sigma_min) * num_scales / (num_scales - 1)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_min * torch.exp((t - self.t_min) * self._log_rate)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self.sigma(t) * math.sqrt(2 * self._log_rate)
+
+    def time_at(self, noise_level: Tensor) -> Tensor:
+        return self.t_min + torch.log(noise_level / self.sigma_min) / self._log_rate
 
 
 def rho_spaced(first: float, last: float, n: int, rho: float) -> Tensor:

@@ -180,9 +180,9 @@ def test_several_grids_and_the_modules_own_sampler(make_module, fit):
 def test_a_sampler_that_does_not_fit_is_found_before_training(make_module, fit):
     module = make_module()
     before = [p.clone() for p in module.parameters()]
-    with pytest.raises(ValueError, match=r"t_min=80\.0: must be below"):
+    with pytest.raises(ValueError, match=r"t_min=80\.0: must be in"):
         fit(SampleGrid(EulerMaruyama(2, t_min=80.0)), module=module)
-    with pytest.raises(ValueError, match=r"t_min=80\.0: must be below"):
+    with pytest.raises(ValueError, match=r"t_min=80\.0: must be in"):
         fit(FIDCallback(EulerMaruyama(2, t_min=80.0)), module=module)
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
     assert not fit.folder.exists()

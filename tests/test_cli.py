@@ -584,7 +584,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "negative clipping": ((*FIT, "--model.clip_norm", "-1"), "clip_norm=-1.0: must be positive"),
     "no steps": ((*FIT, "--model.sampler.steps", "0"), "steps=0: at least 1 step is needed"),
     "batch of none": ((*FIT, "--data.batch_size", "0"), "batch_size must be at least 1, got 0"),
-    "sampler that does not fit": ((*FIT, "--model.sampler.t_min", "100"), "t_min=100.0: must be below"),
+    "sampler that does not fit": ((*FIT, "--model.sampler.t_min", "100"), "t_min=100.0: must be in"),
     "grid of none": (
         (*FIT, "--trainer.callbacks+", "SampleGrid", "--trainer.callbacks.num_samples", "0"),
         "num_samples=0: must be at least 1",
@@ -646,7 +646,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "sample no fit": (
         ("sample", "--ckpt_path", "good.ckpt", "--sampler", "Heun", "--sampler.t_min", "100"),
-        "t_min=100.0: must be below the process's last time T=80.0",
+        "t_min=100.0: must be in [0.002, 80)",
     ),
     "sample classes": (
         ("sample", "--ckpt_path", "good.ckpt", "--labels", "[1]"),
@@ -728,7 +728,7 @@ def test_mistakes_about_a_finished_run_leave_it_as_it_is(runs, here, capsys):
     before = tree(here)
     line = failure(capsys, *resume, "--model.network.embed_dim", "16")
     assert line == "the checkpoint is of another network: embed_dim=8 there, 16 here"
-    assert "must be below" in failure(capsys, *resume, "--model.sampler.t_min", "100")
+    assert "must be in" in failure(capsys, *resume, "--model.sampler.t_min", "100")
     assert "there is no such file; its folder holds epoch=" in failure(
         capsys, *resume[:4], str(Path(runs.last).with_name("lst.ckpt"))
     )

@@ -1,7 +1,8 @@
-"""Images to learn from, as LightningDataModules that yield `(x, label)`."""
+"""Images and points to learn from, as LightningDataModules that yield `(x, label)`."""
 
 from diffusion_lightning.data.cifar10 import CIFAR10
 from diffusion_lightning.data.image_folder import ImageFolder
 from diffusion_lightning.data.mnist import MNIST, EmbeddedMNIST
+from diffusion_lightning.data.points import Points
 
-__all__ = ["CIFAR10", "MNIST", "EmbeddedMNIST", "ImageFolder"]
+__all__ = ["CIFAR10", "MNIST", "EmbeddedMNIST", "ImageFolder", "Points"]

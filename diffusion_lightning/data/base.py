@@ -1,9 +1,9 @@
-"""Images as whole uint8 batches, in an order that is a pure function of (seed, epoch).
+"""Examples as whole batches, in an order that is a pure function of (seed, epoch); and images, as uint8.
 
-A set of N images is a map-style dataset whose item is a whole batch: `dataset[indices]` is
-`(uint8 (B, C, H, W), int64 (B,))`. `BatchOrder` is the sampler that yields those lists of indices, `BatchLoader` the
-loader that runs it, and `ImageDataModule` joins them. Normalization and flips happen on the training device, one batch
-at a time, in `ImageDataModule.on_after_batch_transfer`.
+A set of N examples is a map-style dataset whose item is a whole batch: `dataset[indices]` is `(x (B, …), int64 (B,))`.
+`BatchOrder` is the sampler that yields those lists of indices, `BatchLoader` the loader that runs it, and
+`BatchDataModule` joins them. `ImageDataModule` is one for images, where x is uint8 (B, C, H, W): normalization and
+flips happen on the training device, one batch at a time, in `ImageDataModule.on_after_batch_transfer`.
 """
 
 import hashlib
@@ -20,8 +20,18 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sequential
 
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 
+BatchSet: TypeAlias = Dataset[tuple[Tensor, ...]]
+"""A sized map-style dataset: `dataset[indices]` is `(x (B, …), int64 (B,))`."""
+
 ImageSet: TypeAlias = Dataset[tuple[Tensor, Tensor]]
 """A sized map-style dataset: `dataset[indices]` is `(uint8 (B, C, H, W), int64 (B,))`."""
+
+
+def check_at_least(least: int, **arguments: int) -> None:
+    """Raise a ValueError that names the first of the arguments that is below `least`, if there is one."""
+    for name, value in arguments.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -92,8 +102,8 @@ class BatchOrder(DistributedSampler[list[int]]):
             `len()`, and the next new epoch sets it back to 0.
 
     Args:
-        size: number of images N over all ranks.
-        batch_size: images per batch and rank.
+        size: number of examples N over all ranks.
+        batch_size: examples per batch and rank.
         shuffle: draw a new order for every epoch instead of 0 … N−1.
         drop_last: leave out what does not fill a batch on every rank, so that all ranks have equally many batches of
             equal size, as DDP training needs. Where a rank's share is smaller than one batch, that share is the batch.
@@ -102,7 +112,7 @@ class BatchOrder(DistributedSampler[list[int]]):
         rank: this rank r.
 
     Raises:
-        ValueError: with `drop_last`, if there are fewer images than ranks.
+        ValueError: with `drop_last`, if there are fewer examples than ranks.
     """
 
     def __init__(
@@ -163,83 +173,59 @@ class BatchLoader(DataLoader):
         yield from super().__iter__()
 
 
-class ImageDataModule(LightningDataModule, ABC):
-    """Training and held-out images; the held-out ones serve validation and test alike.
+class BatchDataModule(LightningDataModule, ABC):
+    """Training and held-out examples, read as whole batches; the held-out ones serve validation and test alike.
 
-    Loaders yield `(uint8 (B, C, H, W), int64 (B,))`; on the training device `on_after_batch_transfer` makes the images
-    float32 in [-1, 1] and, in training, mirrors half of them at random where `flip` is set. A subclass gives
-    `load_images`, `shape`, `num_classes` and `fid_feature`.
+    Loaders yield `(x (B, …), int64 (B,))`. A subclass gives `sets`, `shape` and `num_classes`.
 
     Attributes:
-        shape: (C, H, W), known before `setup`.
+        shape: of one example, known before `setup`.
         num_classes: labels are in [0, num_classes), known before `setup`.
-        fid_feature: which features suit these images for FID.
-        flip: whether training images are mirrored at random.
 
     Args:
-        batch_size: images per batch and process.
-        num_workers: processes that read batches beside the training process; 0 is fastest for images in memory.
+        batch_size: examples per batch and process.
+        num_workers: processes that read batches beside the training process; 0 is fastest for examples in memory.
         num_predict: how many samples `predict` draws, over all processes.
-        seed: decides the order of the training images and their flips; that of ``seed_everything`` if left out.
+        seed: decides all that the data draw, such as the order of the training examples and the flips of images; that
+            of ``seed_everything`` if left out.
 
     Raises:
         ValueError: if an argument is out of its range.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     num_classes: int
-    fid_feature: ClassVar[Literal["mnist", "inception"]]
-    flip: bool = False
 
     def __init__(
         self, batch_size: int = 128, num_workers: int = 0, num_predict: int = 64, seed: int | None = None
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("num_predict", num_predict, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_at_least(1, batch_size=batch_size)
+        check_at_least(0, num_workers=num_workers)
+        check_at_least(1, num_predict=num_predict)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.num_predict = num_predict
         self.seed = seed
-        self._images: tuple[ImageSet, ImageSet] | None = None
-        self._fingerprint: str | None = None
 
     @abstractmethod
-    def load_images(self) -> tuple[ImageSet, ImageSet]:
-        """The training images and the held-out ones."""
+    def sets(self) -> tuple[BatchSet, BatchSet]:
+        """The training examples and the held-out ones, made at the first call and then kept."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the images, once."""
-        if self._images is None:
-            self._images = self.load_images()
-
-    @property
-    def train_images(self) -> ImageSet:
-        """The training images, loaded at the first use."""
-        self.setup()
-        return self._images[0]  # type: ignore[index]
-
-    @property
-    def held_out_images(self) -> ImageSet:
-        """The images for validation and test, loaded at the first use."""
-        self.setup()
-        return self._images[1]  # type: ignore[index]
+        """Make the examples, once."""
+        self.sets()
 
     def train_dataloader(self) -> DataLoader:
         """This rank's share in a new order each epoch; equally many batches on every rank."""
-        return self._loader(self.train_images, shuffle=not self._overfitting, drop_last=True)
+        return self._loader(self.sets()[0], shuffle=not self._overfitting, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
-        """The held-out images in order, each exactly once over all ranks."""
-        return self._loader(self.held_out_images)
+        """The held-out examples in order, each exactly once over all ranks."""
+        return self._loader(self.sets()[1])
 
     def test_dataloader(self) -> DataLoader:
-        """The same images as `val_dataloader`."""
+        """The same examples as `val_dataloader`."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader:
@@ -247,6 +233,76 @@ class ImageDataModule(LightningDataModule, ABC):
         # Fewer samples than ranks leave a rank idle, which is no reason for Lightning to stop.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         return self._loader(_Indices(self.num_predict))
+
+    @property
+    def _seed(self) -> int:
+        return global_seed() if self.seed is None else self.seed
+
+    @property
+    def _overfitting(self) -> bool:
+        return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+
+    def _loader(self, dataset: Dataset, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
+        trainer = self.trainer
+        order = (_FixedBatchOrder if self._overfitting else BatchOrder)(
+            len(dataset),  # type: ignore[arg-type]
+            self.batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=self._seed,
+            num_replicas=trainer.world_size if trainer is not None else 1,
+            rank=trainer.global_rank if trainer is not None else 0,
+        )
+        return BatchLoader(
+            dataset,
+            batch_size=None,
+            sampler=order,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+            # Its own generator, or every epoch would take one draw from the global one.
+            generator=torch.Generator(),
+        )
+
+
+class ImageDataModule(BatchDataModule):
+    """Training and held-out images; the held-out ones serve validation and test alike.
+
+    Loaders yield `(uint8 (B, C, H, W), int64 (B,))`; on the training device `on_after_batch_transfer` makes the images
+    float32 in [-1, 1] and, in training, mirrors half of them at random where `flip` is set. A subclass gives
+    `load_images`, `shape`, `num_classes` and `fid_feature`. The arguments are those of `BatchDataModule`.
+
+    Attributes:
+        shape: (C, H, W), known before `setup`.
+        fid_feature: which features suit these images for FID.
+        flip: whether training images are mirrored at random.
+    """
+
+    shape: tuple[int, int, int]
+    fid_feature: ClassVar[Literal["mnist", "inception"]]
+    flip: bool = False
+    _images: tuple[ImageSet, ImageSet] | None = None
+    _fingerprint: str | None = None
+
+    @abstractmethod
+    def load_images(self) -> tuple[ImageSet, ImageSet]:
+        """The training images and the held-out ones."""
+
+    def sets(self) -> tuple[ImageSet, ImageSet]:
+        """The training images and the held-out ones, loaded at the first call."""
+        if self._images is None:
+            self._images = self.load_images()
+        return self._images
+
+    @property
+    def train_images(self) -> ImageSet:
+        """The training images, loaded at the first use."""
+        return self.sets()[0]
+
+    @property
+    def held_out_images(self) -> ImageSet:
+        """The images for validation and test, loaded at the first use."""
+        return self.sets()[1]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """uint8 images to float32 in [-1, 1], in training with random flips; any other batch passes unchanged.
@@ -290,36 +346,6 @@ class ImageDataModule(LightningDataModule, ABC):
         digest = hashlib.sha256(repr(tuple(images.shape)).encode())
         digest.update(images.numpy())
         return digest.hexdigest()
-
-    @property
-    def _seed(self) -> int:
-        return global_seed() if self.seed is None else self.seed
-
-    @property
-    def _overfitting(self) -> bool:
-        return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-
-    def _loader(self, dataset: Dataset, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
-        trainer = self.trainer
-        order = (_FixedBatchOrder if self._overfitting else BatchOrder)(
-            len(dataset),  # type: ignore[arg-type]
-            self.batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            seed=self._seed,
-            num_replicas=trainer.world_size if trainer is not None else 1,
-            rank=trainer.global_rank if trainer is not None else 0,
-        )
-        return BatchLoader(
-            dataset,
-            batch_size=None,
-            sampler=order,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
-            # Its own generator, or every epoch would take one draw from the global one.
-            generator=torch.Generator(),
-        )
 
 
 class TorchvisionImages(ImageDataModule):

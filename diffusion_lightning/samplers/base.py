@@ -59,13 +59,13 @@ class Sampler(ABC):
         """The algorithm: from the state ``x`` at T to samples, as :meth:`__call__` returns them."""
 
     @abstractmethod
-    def bar(self, disable: bool) -> tqdm:
+    def bar(self, sde: SDE, disable: bool) -> tqdm:
         """The progress bar that :meth:`run` moves on."""
 
     def check(self, sde: SDE) -> None:
         """Raise a ValueError that says why, and what to use, if this sampler does not fit the process."""
-        if self.t_min is not None and not self.t_min < sde.T:
-            raise ValueError(f"t_min={self.t_min}: must be below the process's last time T={sde.T}")
+        if self.t_min is not None and not sde.t_min <= self.t_min < sde.T:
+            raise ValueError(f"t_min={self.t_min}: must be in [{sde.t_min:g}, {sde.T:g}), the times of the process")
 
     def __call__(
         self,
@@ -106,7 +106,7 @@ class Sampler(ABC):
             raise ValueError("x_T holds NaN or infinite values: all must be finite")
 
         counted = _Counted(denoiser)
-        with torch.no_grad(), self.bar(disable=not progress) as bar:
+        with torch.no_grad(), self.bar(denoiser.sde, disable=not progress) as bar:
             x = self.run(counted, x_T, bar, generator=generator, trajectory=trajectory, **cond)
         self.nfe = counted.evaluations
         return x
@@ -142,7 +142,11 @@ class StepSampler(Sampler):
     def iterate(
         self, denoiser: Denoiser, x: Tensor, generator: torch.Generator | None, **cond: Any
     ) -> Iterator[Tensor]:
-        """Yield the state after each of the ``steps`` steps; the last is the mean, without noise."""
+        """Yield the state after each of the :meth:`num_steps` steps; the last is the mean, without noise."""
+
+    def num_steps(self, sde: SDE) -> int:
+        """How many states :meth:`iterate` yields."""
+        return self.steps
 
     def run(
         self,
@@ -155,7 +159,7 @@ class StepSampler(Sampler):
         **cond: Any,
     ) -> Tensor:
         # allocated once: a list of 1,000 frames and its stack would hold everything twice
-        frames = x.new_empty(self.steps + 1, *x.shape) if trajectory else None
+        frames = x.new_empty(self.num_steps(denoiser.sde) + 1, *x.shape) if trajectory else None
         if frames is not None:
             frames[0] = x
         for step, state in enumerate(self.iterate(denoiser, x, generator, **cond), start=1):
@@ -165,8 +169,8 @@ class StepSampler(Sampler):
             bar.update()
         return x if frames is None else frames
 
-    def bar(self, disable: bool) -> tqdm:
-        return progress_bar(total=self.steps, desc=type(self).__name__, unit="step", disable=disable)
+    def bar(self, sde: SDE, disable: bool) -> tqdm:
+        return progress_bar(total=self.num_steps(sde), desc=type(self).__name__, unit="step", disable=disable)
 
 
 def intervals(times: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor, bool]]:

@@ -2,23 +2,20 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion_lightning.denoiser import Denoiser
-from diffusion_lightning.samplers.base import StepSampler
-from diffusion_lightning.sde import rho_spaced, standard_normal
+from diffusion_lightning.samplers.noise_level import Denoise, RhoSpacedSampler
+from diffusion_lightning.sde import standard_normal
 
 
-class Heun(StepSampler):
+class Heun(RhoSpacedSampler):
     r"""Algorithm 2 of Karras et al. 2022 (algorithm 1 when ``churn`` is 0); 2·steps − 1 evaluations.
 
-    For any linear SDE the algorithm runs on x̃ = x/α as a function of the noise level σ̃ = σ/α, where the
-    probability-flow ODE is dx̃/dσ̃ = (x̃ − D)/σ̃ whatever the process was (their eq. 4 with s = 1); for α = 1 these are
-    x and σ themselves. The noise levels are σ̃_i, ρ-spaced from T to t_min (eq. 5), and then 0: the last step is
-    Euler's, and returns the denoised image.
+    It runs on x̃ = x/α as a function of the noise level σ̃ = σ/α, so it fits every linear SDE (see
+    :mod:`~diffusion_lightning.samplers.noise_level`). The noise levels are σ̃_i, ρ-spaced from T to t_min (eq. 5), and
+    then 0: the last step is Euler's, and returns the denoised image.
 
     Args:
         steps: N, the last included.
@@ -44,48 +41,28 @@ class Heun(StepSampler):
         churn_noise: float = 1.0,
         t_min: float | None = None,
     ) -> None:
-        super().__init__(steps, t_min)
-        if rho < 1:
-            raise ValueError(f"rho={rho}: must be at least 1")
-        if churn < 0:
+        super().__init__(steps, rho, t_min)
+        if not churn >= 0:
             raise ValueError(f"churn={churn}: must be 0 or above")
-        self.rho = rho
         self.churn = churn
         self.churn_min, self.churn_max = churn_min, churn_max
         self.churn_noise = churn_noise
 
-    def iterate(
-        self, denoiser: Denoiser, x: Tensor, generator: torch.Generator | None, **cond: Any
-    ) -> Iterator[Tensor]:
-        sde = denoiser.sde
-        lowest = self.t_min or sde.t_min
-
-        def derivative(x: Tensor, level: Tensor) -> Tensor:
-            t = sde.time_at(level).clamp(lowest, sde.T)
-            return (x - denoiser.denoise(sde.alpha(t) * x, t.expand(len(x)), **cond)) / level
-
-        first, last = sde.noise_level(torch.tensor([sde.T, lowest], dtype=torch.float64)).tolist()
-        grid = rho_spaced(first, last, self.steps - 1, self.rho) if self.steps > 1 else torch.tensor([first])
+    def walk(
+        self, denoise: Denoise, x: Tensor, levels: list[float], generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, float]]:
         gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
-        # decided on the host, once, so that no step waits for the device; noise above the prior's is never asked for
-        churned = [
-            gamma > 0 and self.churn_min <= level <= self.churn_max and (1 + gamma) * level <= first
-            for level in grid.tolist()
-        ]
-        levels = torch.cat([grid, grid.new_zeros(1)]).to(x)
-
-        x = x / sde.alpha(torch.tensor(sde.T, dtype=torch.float64)).to(x)
-        for i, churn in enumerate(churned):
-            level, next_level = levels[i], levels[i + 1]
-            if churn:
-                raised = (1 + gamma) * level
+        for level, next_level in zip(levels, [*levels[1:], 0.0], strict=True):
+            raised = (1 + gamma) * level
+            if gamma > 0 and self.churn_min <= level <= self.churn_max and raised <= levels[0]:
                 z = standard_normal(x.shape, device=x.device, generator=generator)
-                x = x + (raised**2 - level**2).sqrt() * self.churn_noise * z
+                x = x + math.sqrt(raised**2 - level**2) * self.churn_noise * z
                 level = raised
-            slope = derivative(x, level)
+            slope = (x - denoise(x, level)) / level
             euler = x + (next_level - level) * slope
-            if i == self.steps - 1:
-                yield euler  # at noise level 0, where x̃ is x
+            if next_level == 0:
+                x = euler
             else:
-                x = x + (next_level - level) * (slope + derivative(euler, next_level)) / 2
-                yield sde.alpha(sde.time_at(next_level)) * x
+                next_slope = (euler - denoise(euler, next_level)) / next_level
+                x = x + (next_level - level) * (slope + next_slope) / 2
+            yield x, next_level

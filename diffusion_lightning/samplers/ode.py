@@ -1,7 +1,8 @@
 """The probability-flow ODE, solved by torchdiffeq (Song et al. 2021, section 4.3)."""
 
 import math
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -11,13 +12,85 @@ from tqdm import tqdm
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.samplers.base import Sampler
+from diffusion_lightning.sde import SDE
 
 AdaptiveMethod = Literal["dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"]
 FixedMethod = Literal["euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams"]
 
 
+State = TypeVar("State", Tensor, tuple[Tensor, Tensor])
+
+
+def integrate(
+    sde: SDE,
+    derivative: Callable[[Tensor, State], State],
+    state: State,
+    times: Tensor,
+    *,
+    method: AdaptiveMethod | FixedMethod,
+    rtol: float,
+    atol: float,
+    bar: tqdm,
+    norm: Callable[[State], Tensor] | None = None,
+) -> State:
+    """Solve d state/dt = derivative(t, state) through ``times``, rising or falling, within those of the process.
+
+    Args:
+        sde: whose noise level tells the progress.
+        derivative: of a time ``()`` and the state.
+        state: at the first time: a tensor or two.
+        times: ``(n,)``; the steps of a fixed-step method.
+        method: of torchdiffeq.
+        rtol: relative tolerance of the adaptive methods.
+        atol: absolute tolerance of the adaptive methods.
+        bar: of 100 %, moved on by the noise level on a logarithmic scale.
+        norm: of the error in units of the tolerances, a scalar; its root mean square if left out.
+
+    Returns:
+        The state at each time: like ``state`` with an axis ``(n,)`` in front.
+
+    Raises:
+        FloatingPointError: if the solver's step shrinks to nothing.
+    """
+    options: dict[str, Any] = {}
+    if method in get_args(AdaptiveMethod):
+        # adaptive solvers step past the end and interpolate back, but beyond its times there is no process
+        options["step_t"] = times[-1:]
+        if norm is not None:
+            options["norm"] = norm
+    elif method == "explicit_adams":
+        options["max_order"] = 4  # torchdiffeq's 12 diverges here at any number of steps worth taking
+    span = math.log(sde.noise_level(times[0]) / sde.noise_level(times[-1]))
+
+    def failure(reason: object) -> FloatingPointError:
+        return FloatingPointError(
+            f"{method} could not reach rtol={rtol}, atol={atol} ({reason}): "
+            "the network's output is not finite or not smooth; try larger tolerances or Heun"
+        )
+
+    def observed(t: Tensor, state: State) -> State:
+        if t.device.type == "cpu" and t.isnan():  # elsewhere the solver itself finds out a step later
+            raise failure("its step is not a number")
+        if not bar.disable:  # reading t waits for the device
+            done = math.log(sde.noise_level(times[0]) / sde.noise_level(t)) / span
+            bar.update(max(0.0, round(100 * done, 1) - bar.n))
+        return derivative(t, state)
+
+    try:
+        return odeint(observed, state, times, rtol=rtol, atol=atol, method=method, options=options)
+    except AssertionError as error:  # torchdiffeq's way of saying that the step size underflowed
+        raise failure(error) from error
+
+
+def check_tolerances(rtol: float, atol: float) -> None:
+    """Raise a ValueError naming the tolerance that is not positive."""
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if not 0 < tolerance < math.inf:
+            raise ValueError(f"{name}={tolerance}: must be positive")
+
+
 class ProbabilityFlowODE(Sampler):
-    r"""Solves dx/dt = f·x − ½g²·score from T to t_min, then takes the posterior mean D(x, t_min).
+    r"""Solves dx/dt = α'·D + σ'·ẑ = f·x − ½g²·score from T to t_min, then takes the posterior mean D(x, t_min).
 
     The last evaluation removes the noise of σ(t_min) that the ODE rightly leaves. The result is a deterministic
     function of the start.
@@ -48,9 +121,7 @@ class ProbabilityFlowODE(Sampler):
         methods = get_args(AdaptiveMethod) + get_args(FixedMethod)
         if method not in methods:
             raise ValueError(f"method={method!r}: must be one of {', '.join(methods)}")
-        for name, tolerance in (("rtol", rtol), ("atol", atol)):
-            if not tolerance > 0:
-                raise ValueError(f"{name}={tolerance}: must be positive")
+        check_tolerances(rtol, atol)
         if steps < 1:
             raise ValueError(f"steps={steps}: at least 1 step is needed")
         self.method = method
@@ -69,32 +140,18 @@ class ProbabilityFlowODE(Sampler):
         **cond: Any,
     ) -> Tensor:
         times = self.times(denoiser.sde, self.steps, x)
-        options: dict[str, Any] | None = None
-        if self.method in get_args(AdaptiveMethod):
-            if not trajectory:
-                times = times[[0, -1]]
-            # adaptive solvers step past the end and interpolate back, but before t_min there is no process
-            options = {"step_t": times[-1:]}
-        elif self.method == "explicit_adams":
-            options = {"max_order": 4}  # torchdiffeq's 12 diverges here at any number of steps worth taking
-        span = math.log(denoiser.sde.noise_level(times[0]) / denoiser.sde.noise_level(times[-1]))
+        if self.method in get_args(AdaptiveMethod) and not trajectory:
+            times = times[[0, -1]]
 
         def velocity(t: Tensor, x: Tensor) -> Tensor:
-            if not bar.disable:  # reading t waits for the device
-                done = math.log(denoiser.sde.noise_level(times[0]) / denoiser.sde.noise_level(t)) / span
-                bar.update(max(0.0, round(100 * done, 1) - bar.n))
             return denoiser.probability_flow(x, t.to(x).expand(len(x)), **cond)
 
-        try:
-            states = odeint(velocity, x, times, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
-        except AssertionError as error:  # torchdiffeq's way of saying that the step size underflowed
-            raise FloatingPointError(
-                f"{self.method} could not reach rtol={self.rtol}, atol={self.atol} ({error}): "
-                "the network's output is not finite or not smooth; try larger tolerances or Heun"
-            ) from error
+        states = integrate(
+            denoiser.sde, velocity, x, times, method=self.method, rtol=self.rtol, atol=self.atol, bar=bar
+        )
         if self.denoise:
             states[-1] = denoiser.denoise(states[-1], times[-1].expand(len(x)), **cond)
         return states if trajectory else states[-1]
 
-    def bar(self, disable: bool) -> tqdm:
+    def bar(self, sde: SDE, disable: bool) -> tqdm:
         return progress_bar(total=100.0, desc=f"{type(self).__name__} ({self.method})", unit="%", disable=disable)

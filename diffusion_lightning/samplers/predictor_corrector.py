@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.samplers.ancestral import posterior
 from diffusion_lightning.samplers.base import StepSampler, intervals
 from diffusion_lightning.samplers.euler_maruyama import reverse_step
 from diffusion_lightning.sde import expand, standard_normal
@@ -54,10 +55,7 @@ class AncestralPredictor(Predictor):
     """
 
     def __call__(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
-        sde = denoiser.sde
-        ratio, variance = (expand(v, x) for v in sde.transition(t, s))
-        mean = (x + variance * denoiser.score(x, t, **cond)) / ratio
-        return mean, variance.sqrt() * expand(sde.sigma(s) / sde.sigma(t), x)
+        return posterior(denoiser.sde, x, denoiser.denoise(x, t, **cond), t, s)
 
 
 class Corrector(ABC):

@@ -362,7 +362,7 @@ def test_samplers_stop_at_t_min(kind: type[Sampler], name: str) -> None:
     else:
         assert last == pytest.approx(EulerMaruyama(8, t_min).times(sde, 8, x)[-2].item())
     assert min(t.min().item() for t, _ in calls) >= t_min * (1 - 1e-4)
-    with pytest.raises(ValueError, match=rf"t_min={sde.T}: must be below"):
+    with pytest.raises(ValueError, match=rf"t_min={sde.T}: must be in"):
         kind(steps=8, t_min=sde.T)(denoiser, SHAPE)  # type: ignore[call-arg]
 
 
