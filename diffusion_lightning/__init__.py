@@ -52,7 +52,10 @@ _HOME = {
     "module": ("ScoreModule",),
     "callbacks": (
         "SampleGrid",
+        "DenoisingProcess",
+        "VectorField",
         "FIDCallback",
+        "SlicedWasserstein",
         "SampleWriter",
         "LastCheckpoint",
         "BestCheckpoint",

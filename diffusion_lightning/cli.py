@@ -1,4 +1,4 @@
-"""The `lightning` command: LightningCLI's fit, validate, test and predict, and sample."""
+"""The `lightning` command: LightningCLI's fit, validate, test and predict, and sample and likelihood."""
 
 import logging
 import sys
@@ -16,21 +16,24 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diffusion_lightning.callbacks import BestCheckpoint, LastCheckpoint, SampleWriter, TrainingProgressBar
 from diffusion_lightning.checkpoint import KEY, load_checkpoint
+from diffusion_lightning.likelihood_command import likelihood_command
 from diffusion_lightning.loggers import RunLogger, WandbLogger
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.sample_command import sample_command
 from diffusion_lightning.usage import OneLineParser, UsageError, explain
 
 USAGE = """\
-usage: lightning {fit,validate,test,predict,sample} [options]
+usage: lightning {fit,validate,test,predict,sample,likelihood} [options]
 
-  fit       train:    lightning fit --config configs/quickstart.yaml
-            resume:   lightning fit --config runs/quickstart/version_0/config.yaml --ckpt_path last
-  validate  the loss on held-out images and the FID of a checkpoint
-  test      the same on the test set
-  predict   samples as single pictures, split over processes
-  sample    samples from a checkpoint alone:
+  fit         train:    lightning fit --config configs/quickstart.yaml
+              resume:   lightning fit --config runs/quickstart/version_0/config.yaml --ckpt_path last
+  validate    the loss on held-out images and the FID of a checkpoint
+  test        the same on the test set
+  predict     samples as single pictures, split over processes
+  sample      samples from a checkpoint alone:
                       lightning sample --ckpt_path runs/quickstart/version_0/checkpoints/last.ckpt --output s.png
+  likelihood  bits/dim of held-out images:
+                      lightning likelihood --ckpt_path runs/…/last.ckpt --data EmbeddedMNIST
 
 lightning <command> --help lists a command's options; --debug shows the traceback of an error.
 """
@@ -196,10 +199,13 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(0 if given else 2)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     try:
-        if given[0] == "sample":
-            sample_command(given[1:])
-        else:
-            DiffusionCLI(args)
+        match given[0]:
+            case "sample":
+                sample_command(given[1:])
+            case "likelihood":
+                likelihood_command(given[1:])
+            case _:
+                DiffusionCLI(args)
     except Exception as error:
         if "--debug" in given:
             raise

@@ -191,6 +191,7 @@ class ScoreModule(LightningModule):
         *,
         batch_size: int = 256,
         progress: bool = False,
+        trajectory: bool = False,
     ) -> Tensor:
         """Draw samples with the EMA weights, at the trainer's precision if there is a trainer.
 
@@ -201,9 +202,11 @@ class ScoreModule(LightningModule):
             generator: draws the starts and the steps' noise.
             batch_size: how many are drawn at once.
             progress: show bars, of the images and of each batch's steps.
+            trajectory: return every state instead of the last.
 
         Returns:
-            ``(num, *shape)`` float32 on the module's device, about [-1, 1].
+            ``(num, *shape)`` float32 on the module's device, about [-1, 1]; with ``trajectory=True``
+            ``(frames, num, *shape)``, the first frame the starts, the last the samples.
 
         Raises:
             ValueError: if ``num`` is below 1, the shape is not known yet, or the sampler does not fit the SDE.
@@ -223,12 +226,19 @@ class ScoreModule(LightningModule):
                 for first in range(0, num, batch_size):
                     size = min(batch_size, num - first)
                     cond: dict[str, Any] = {} if labels is None else {"labels": labels[first : first + size]}
-                    shape = (size, *self.shape)
-                    batches.append(sampler(self.denoiser, shape, generator=generator, progress=progress, **cond))
+                    batch = sampler(
+                        self.denoiser,
+                        (size, *self.shape),
+                        generator=generator,
+                        progress=progress,
+                        trajectory=trajectory,
+                        **cond,
+                    )
+                    batches.append(batch)
                     bar.update(size)
         finally:
             self.train(was_training)
-        return torch.cat(batches)
+        return torch.cat(batches, dim=1 if trajectory else 0)
 
     def condition(self, labels: Tensor) -> dict[str, Any]:
         """What the network is conditioned on: the labels if it has classes, else nothing."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion_lightning.images import image_grid, to_uint8, write_png
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.samplers import Sampler
-from diffusion_lightning.usage import OneLineParser, UsageError
+from diffusion_lightning.usage import OneLineParser, UsageError, load_on_device
 
 
 def sample_command(args: list[str]) -> None:
@@ -31,19 +31,13 @@ def sample_command(args: list[str]) -> None:
     if output.suffix not in ("", ".png", ".npz"):
         raise UsageError(f"output={str(output)!r}: must end in .png (a grid) or .npz, or be a folder (single pictures)")
 
-    module = ScoreModule.load_from_checkpoint(options.ckpt_path)
+    module = load_on_device(options.ckpt_path, options.device)
     sampler = given.sampler if given.sampler is not None else module.sampler
     sampler.check(module.denoiser.sde)
     _check_writable(output)
-    wanted = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        module.to(device)
-    except (RuntimeError, AssertionError) as error:  # of the latter type if torch was built without it
-        raise UsageError(f"device={wanted!r}: cannot be used here: {str(error).splitlines()[0]}") from error
-    labels = _labels(options.labels, options.num, module, device)
+    labels = _labels(options.labels, options.num, module)
 
-    generator = torch.Generator(device).manual_seed(options.seed)
+    generator = torch.Generator(module.device).manual_seed(options.seed)
     start = time.perf_counter()
     samples = module.sample(
         sampler, options.num, labels, generator, batch_size=options.batch_size, progress=not options.quiet
@@ -79,7 +73,7 @@ def _parser() -> OneLineParser:
     return parser
 
 
-def _labels(given: list[int] | None, num: int, module: ScoreModule, device: torch.device) -> Tensor | None:
+def _labels(given: list[int] | None, num: int, module: ScoreModule) -> Tensor | None:
     if given is None:
         return None
     classes = getattr(module.network, "num_classes", None)
@@ -87,7 +81,7 @@ def _labels(given: list[int] | None, num: int, module: ScoreModule, device: torc
         raise UsageError(f"labels={given}: the checkpoint's network has no classes: leave it out")
     if not given or min(given) < 0 or max(given) >= classes:
         raise UsageError(f"labels={given}: must be classes from 0 to {classes - 1}")
-    return torch.tensor(given, device=device).repeat(-(-num // len(given)))[:num]
+    return torch.tensor(given, device=module.device).repeat(-(-num // len(given)))[:num]
 
 
 def _check_writable(output: Path) -> None:

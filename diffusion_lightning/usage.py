@@ -5,9 +5,11 @@ import inspect
 import re
 from typing import Any, NoReturn
 
+import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
 import diffusion_lightning
+from diffusion_lightning.module import ScoreModule
 
 
 class UsageError(ValueError):
@@ -24,6 +26,21 @@ class OneLineParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         options = [option for option in self._option_string_actions if option.startswith("--")]
         raise UsageError(explain(message, options)) from ex
+
+
+def load_on_device(ckpt_path: str, device: str | None) -> ScoreModule:
+    """A checkpoint's module on the device of a ``--device`` option: by default the first GPU, if there is any.
+
+    Raises:
+        UsageError: if there is no such device.
+        ValueError, OSError: if the checkpoint cannot be used.
+    """
+    module = ScoreModule.load_from_checkpoint(ckpt_path)
+    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return module.to(torch.device(wanted))
+    except (RuntimeError, AssertionError) as error:  # of the latter type if torch was built without it
+        raise UsageError(f"device={wanted!r}: cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def explain(message: str, options: list[str] | None = None) -> str:

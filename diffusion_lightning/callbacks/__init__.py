@@ -1,9 +1,22 @@
 """What happens around an epoch: pictures, FID, checkpoints, the progress bar."""
 
 from diffusion_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from diffusion_lightning.callbacks.denoising_process import DenoisingProcess
 from diffusion_lightning.callbacks.fid import FIDCallback
 from diffusion_lightning.callbacks.progress import TrainingProgressBar
 from diffusion_lightning.callbacks.sample_grid import SampleGrid
 from diffusion_lightning.callbacks.sample_writer import SampleWriter
+from diffusion_lightning.callbacks.sliced_wasserstein import SlicedWasserstein
+from diffusion_lightning.callbacks.vector_field import VectorField
 
-__all__ = ["BestCheckpoint", "FIDCallback", "LastCheckpoint", "SampleGrid", "SampleWriter", "TrainingProgressBar"]
+__all__ = [
+    "BestCheckpoint",
+    "DenoisingProcess",
+    "FIDCallback",
+    "LastCheckpoint",
+    "SampleGrid",
+    "SampleWriter",
+    "SlicedWasserstein",
+    "TrainingProgressBar",
+    "VectorField",
+]

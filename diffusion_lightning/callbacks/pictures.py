@@ -2,16 +2,22 @@
 
 from pathlib import Path
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from diffusion_lightning.images import write_png
+from diffusion_lightning.module import ScoreModule
 
 
 def run_folder(trainer: Trainer) -> Path:
     """The folder of the run; every process must ask, since Lightning broadcasts it."""
     return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def epoch_path(trainer: Trainer, name: str) -> Path:
+    """``<run>/<name>/epoch=….png`` of this epoch; every process must ask, as for :func:`run_folder`."""
+    return run_folder(trainer) / name / f"epoch={trainer.current_epoch:04d}.png"
 
 
 def leave_picture(trainer: Trainer, name: str, picture: Tensor, path: Path) -> None:
@@ -30,6 +36,22 @@ def is_due(trainer: Trainer, every_n_epochs: int) -> bool:
     last_epoch = trainer.max_epochs not in (None, -1) and epoch >= trainer.max_epochs
     last_step = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
     return epoch % every_n_epochs == 0 or last_epoch or last_step or trainer.should_stop
+
+
+def example_shape(trainer: Trainer, module: ScoreModule) -> tuple[int, ...] | None:
+    """The shape of one example, as the module knows it or will learn it from the data, which is set up before it."""
+    shape = module.shape if module.shape is not None else getattr(trainer.datamodule, "shape", None)  # type: ignore[attr-defined]
+    return tuple(shape) if shape is not None else None
+
+
+def check_images(callback: Callback, trainer: Trainer, module: ScoreModule) -> None:
+    """Raise a ValueError if the examples are known to be anything but images ``(C, H, W)``."""
+    shape = example_shape(trainer, module)
+    if shape is not None and len(shape) != 3:
+        raise ValueError(
+            f"{type(callback).__name__} shows images (C, H, W), but an example of this data has shape {shape}: "
+            "use VectorField for points"
+        )
 
 
 def check_at_least_one(**values: int) -> None:

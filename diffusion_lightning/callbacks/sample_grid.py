@@ -3,7 +3,14 @@
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, leave_picture, run_folder, share
+from diffusion_lightning.callbacks.pictures import (
+    check_at_least_one,
+    check_images,
+    epoch_path,
+    is_due,
+    leave_picture,
+    share,
+)
 from diffusion_lightning.images import image_grid
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
@@ -23,7 +30,8 @@ class SampleGrid(Callback):
         name: of the folder and of the picture with the loggers; give one to each of several grids.
 
     Raises:
-        ValueError: if a number is below 1, or at the start of training if the sampler does not fit the SDE.
+        ValueError: if a number is below 1, or at the start of training if the sampler does not fit the SDE or the data
+            is not images.
     """
 
     def __init__(
@@ -45,6 +53,7 @@ class SampleGrid(Callback):
         assert isinstance(pl_module, ScoreModule)
         if self.sampler is not None:
             self.sampler.check(pl_module.denoiser.sde)
+        check_images(self, trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_due(trainer, self.every_n_epochs):
@@ -60,7 +69,6 @@ class SampleGrid(Callback):
         gathered = pl_module.all_gather(samples)
         assert isinstance(gathered, torch.Tensor)
         samples = gathered.reshape(-1, *samples.shape[1:])[: self.num_samples]
-        folder = run_folder(trainer)
+        path = epoch_path(trainer, self.name)
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            path = folder / self.name / f"epoch={trainer.current_epoch:04d}.png"
             leave_picture(trainer, self.name, image_grid(samples), path)

@@ -1,0 +1,107 @@
+"""How samples come out of the noise: a strip of states for each, after an epoch."""
+
+import math
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from diffusion_lightning.callbacks.pictures import (
+    check_at_least_one,
+    check_images,
+    epoch_path,
+    is_due,
+    leave_picture,
+)
+from diffusion_lightning.images import to_uint8
+from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.randomness import Stream, derive_seed, global_seed
+from diffusion_lightning.samplers import Sampler
+
+SHOWN, EXTENT = 0.99, 1.5
+"""The part of a frame's values that may reach this far; samples overshoot [-1, 1] a little, noise by more."""
+
+
+class DenoisingProcess(Callback):
+    """Draws samples with the EMA weights and leaves their denoising as ``<name>/epoch=….png`` and with the loggers.
+
+    One row per sample, time running left to right from the start at T to the sample, with equally many of the sampler's
+    steps from frame to frame. For at T some processes have a standard deviation of 80, each frame is divided by
+    max(1, q/1.5), where 99 % of its values lie in [-q, q]; images are left as they are. The generator is the callback's
+    own and starts anew each time. One process draws, and holds all (steps + 1)·``num_samples`` states for a while.
+
+    Args:
+        sampler: the module's own if left out.
+        num_samples: rows.
+        num_frames: columns, at least 2; fewer are shown where the sampler has fewer states.
+        every_n_epochs: how often; the end of training always counts.
+        name: of the folder and of the picture with the loggers; give one to each of several pictures.
+
+    Raises:
+        ValueError: if a number is too small, or at the start of training if the sampler does not fit the SDE or the
+            data is not images.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler | None = None,
+        num_samples: int = 6,
+        num_frames: int = 10,
+        every_n_epochs: int = 1,
+        name: str = "denoising",
+    ) -> None:
+        check_at_least_one(num_samples=num_samples, every_n_epochs=every_n_epochs)
+        if num_frames < 2:
+            raise ValueError(f"num_frames={num_frames}: must be at least 2, the start and the sample")
+        self.sampler = sampler
+        self.num_samples = num_samples
+        self.num_frames = num_frames
+        self.every_n_epochs = every_n_epochs
+        self.name = name
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, ScoreModule)
+        if self.sampler is not None:
+            self.sampler.check(pl_module.denoiser.sde)
+        check_images(self, trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not is_due(trainer, self.every_n_epochs):
+            return
+        assert isinstance(pl_module, ScoreModule)
+        path = epoch_path(trainer, self.name)
+        if not trainer.is_global_zero:
+            return
+        generator = torch.Generator(pl_module.device).manual_seed(derive_seed(global_seed(), Stream.DENOISING))
+        states = pl_module.sample(
+            self.sampler, self.num_samples, generator=generator, batch_size=self.num_samples, trajectory=True
+        )
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            leave_picture(trainer, self.name, strips(pick(states, self.num_frames)), path)
+
+
+def pick(states: Tensor, num_frames: int) -> Tensor:
+    """``num_frames`` of the states ``(frames, …)``, the first and the last among them, evenly spaced; or all if fewer.
+
+    Frame i of n is state round(i·(frames − 1)/(n − 1)).
+    """
+    count = min(num_frames, len(states))
+    return states[torch.linspace(0, len(states) - 1, count, dtype=torch.float64).round().long().to(states.device)]
+
+
+def visible(states: Tensor) -> Tensor:
+    """States ``(…, C, H, W)`` brought into a range in which noise looks like noise; same shape.
+
+    Each is divided by max(1, q/1.5), where 99 % of its values lie in [-q, q]. So an image about [-1, 1] stays as it is,
+    and Gaussian noise of a standard deviation above 0.58 is shown as such of 0.58, not as black and white. The standard
+    deviation could not tell the two apart: VP noise and a picture of black and white both have 1.
+    """
+    values = states.float().flatten(-3)
+    extent = values.abs().kthvalue(math.ceil(SHOWN * values.shape[-1]), dim=-1, keepdim=True).values
+    return (values / (extent / EXTENT).clamp(min=1)).reshape(states.shape)
+
+
+def strips(frames: Tensor) -> Tensor:
+    """Frames ``(F, B, C, H, W)`` as one picture of B rows and F columns; uint8 ``(3, H', W')``."""
+    return make_grid(to_uint8(visible(frames)).transpose(0, 1).flatten(0, 1), nrow=len(frames), padding=2)
