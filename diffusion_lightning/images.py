@@ -18,6 +18,21 @@ def image_grid(x: Tensor) -> Tensor:
     return make_grid(to_uint8(x), nrow=math.ceil(math.sqrt(len(x))), padding=2)
 
 
+def points_picture(x: Tensor) -> Tensor:
+    """Points ``(B, 2)`` as a scatter plot; uint8 ``(3, H', W')``."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    panel.set_aspect("equal", adjustable="datalim")
+    panel.scatter(*x.float().T.numpy(), s=6, color="tab:red", alpha=0.6, linewidths=0)
+    canvas.draw()
+    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
+
+
 def write_png(picture: Tensor, path: Path) -> None:
     """Write a uint8 picture ``(C, H, W)``, C = 1 or 3, as a whole file or not at all; folders are made."""
     from torchvision.transforms.functional import to_pil_image

@@ -35,7 +35,7 @@ def likelihood_command(args: list[str]) -> None:
     x, labels = _held_out(data, options.num)
     if module.shape is not None and x.shape[1:] != module.shape:
         raise UsageError(
-            f"data={type(data).__name__}: has examples of shape {tuple(x.shape[1:])}: must be {module.shape}, the shape "
+            f"data={type(data).__name__}: has examples of shape {tuple(x.shape[1:])}: must be {module.shape}, as those "
             "that the checkpoint was trained on"
         )
 

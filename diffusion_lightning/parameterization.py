@@ -46,7 +46,7 @@ class ScorePrediction(Parameterization):
     tutorial's score network, where it is part of the network).
 
     Args:
-        condition: what the network is told: ``"time"``, t, or ``"noise"``, σ(t), as noise-conditional score networks are.
+        condition: what the network is told: ``"time"``, t, or ``"noise"``, σ(t), as in noise-conditional networks.
 
     Raises:
         ValueError: for another ``condition``.

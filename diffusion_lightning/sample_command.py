@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion_lightning.images import image_grid, to_uint8, write_png
+from diffusion_lightning.images import image_grid, points_picture, to_uint8, write_png
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.usage import OneLineParser, UsageError, load_on_device
@@ -34,6 +34,8 @@ def sample_command(args: list[str]) -> None:
     module = load_on_device(options.ckpt_path, options.device)
     sampler = given.sampler if given.sampler is not None else module.sampler
     sampler.check(module.denoiser.sde)
+    if module.shape is not None and len(module.shape) != 3 and output.suffix == "":
+        raise UsageError(f"output={str(output)!r}: points are written as .png (a plot) or .npz, not as single pictures")
     _check_writable(output)
     labels = _labels(options.labels, options.num, module)
 
@@ -63,7 +65,7 @@ def _parser() -> OneLineParser:
         "--output",
         type=str,
         default="samples.png",
-        help="x.png (a grid), a folder (single PNGs) or x.npz (uint8 NHWC).",
+        help="x.png (a grid, or a plot of points), a folder (single PNGs) or x.npz (uint8 NHWC, or points).",
     )
     parser.add_argument("--labels", type=list[int] | None, default=None, help="Classes, repeated in turn.")
     parser.add_argument("--batch_size", type=int, default=256, help="How many are drawn at once.")
@@ -100,11 +102,12 @@ def _check_writable(output: Path) -> None:
 def _write(samples: Tensor, output: Path) -> None:
     match output.suffix:
         case ".png":
-            write_png(image_grid(samples), output)
+            write_png(image_grid(samples) if samples.ndim == 4 else points_picture(samples), output)
         case ".npz":
             import numpy as np
 
-            np.savez_compressed(output, samples=to_uint8(samples).permute(0, 2, 3, 1).numpy())
+            arrays = to_uint8(samples).permute(0, 2, 3, 1) if samples.ndim == 4 else samples
+            np.savez_compressed(output, samples=arrays.numpy())
         case _:
             for index, picture in enumerate(to_uint8(samples)):
                 write_png(picture, output / f"{index:06d}.png")

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ from diffusion_lightning.recipe import build
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
 OVERLAYS = sorted((CONFIGS / "overlays").glob("*.yaml"))
+SHAPES = {"MNIST": (1, 28, 28), "EmbeddedMNIST": (1, 28, 28), "CIFAR10": (3, 32, 32), "Points": (2,)}
+
+
+def fits(recipe: Path, overlay: Path) -> bool:
+    """Whether an overlay is meant for a recipe: one that changes the network's arguments, for the same network."""
+
+    def network(file: Path) -> str | None:
+        return yaml.safe_load(file.read_text()).get("model", {}).get("network", {}).get("class_path")
+
+    return network(overlay) in (None, network(recipe))
 
 
 def resolved(capsys: pytest.CaptureFixture[str], *files: Path) -> dict[str, Any]:
@@ -24,16 +35,21 @@ def resolved(capsys: pytest.CaptureFixture[str], *files: Path) -> dict[str, Any]
 
 
 def test_they_are_all_there():
-    assert {"quickstart", "mnist", "cifar10", "mnist_score_net"} <= {file.stem for file in RECIPES}
-    assert {"gpu", "ddp", "debug"} <= {file.stem for file in OVERLAYS}
+    assert {file.stem for file in RECIPES} == {
+        *("quickstart", "mnist", "mnist_score_net", "mnist_unet_vp", "points_ncsn", "points_ddpm"),
+        *("cifar10", "cifar10_score_net", "cifar10_unet_vp", "cifar10_ddpm64", "cifar10_edm"),
+    }
+    assert {file.stem for file in OVERLAYS} == {"gpu", "ddp", "debug", "small_unet", "without_fid"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.stem)
 def test_a_recipe_makes_a_module_that_fits_its_data(capsys, recipe):
     config = resolved(capsys, recipe)
     module = build(ScoreModule, config["model"])
-    shape = {"MNIST": (1, 28, 28), "EmbeddedMNIST": (1, 28, 28), "CIFAR10": (3, 32, 32)}
-    x = torch.zeros(2, *shape[config["data"]["class_path"].split(".")[-1]])
+    shape = SHAPES[config["data"]["class_path"].split(".")[-1]]
+    if size := config["data"]["init_args"].get("image_size"):
+        shape = (shape[0], size, size)
+    x = torch.zeros(2, *shape)
     with torch.no_grad():
         assert module.objective(module.denoiser, x).isfinite().all()
     assert module.configure_optimizers() is not None
@@ -41,8 +57,11 @@ def test_a_recipe_makes_a_module_that_fits_its_data(capsys, recipe):
         assert callback["class_path"].startswith("diffusion_lightning.")
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.stem)
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    ("recipe", "overlay"),
+    [(recipe, overlay) for recipe in RECIPES for overlay in OVERLAYS if fits(recipe, overlay)],
+    ids=lambda file: file.stem,
+)
 def test_an_overlay_changes_what_it_says_and_nothing_else(capsys, recipe, overlay):
     def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = {
@@ -51,7 +70,7 @@ def test_an_overlay_changes_what_it_says_and_nothing_else(capsys, recipe, overla
         return {**base, **both}
 
     changes = yaml.safe_load(overlay.read_text())
-    callbacks = changes["trainer"].pop("callbacks", None)
+    callbacks = changes.get("trainer", {}).pop("callbacks", None)
     plain, config = resolved(capsys, recipe), resolved(capsys, recipe, overlay)
     if callbacks is not None:
         given = config["trainer"].pop("callbacks")
@@ -72,3 +91,44 @@ def test_the_tutorials_numbers(capsys):
     assert config["data"]["init_args"]["batch_size"] == 32
     assert config["trainer"]["max_epochs"] == 50
     assert (model["sampler"]["init_args"]["snr"], model["sampler"]["init_args"]["steps"]) == (0.16, 500)
+
+
+def trainable(config: dict[str, Any]) -> int:
+    return sum(p.numel() for p in build(ScoreModule, config["model"]).network.parameters() if p.requires_grad)
+
+
+def test_model_b_and_model_1(capsys):
+    """cifar10_score_net.yaml against the document: both networks' sizes, and the loss summed over the dimensions."""
+    config = resolved(capsys, CONFIGS / "cifar10_score_net.yaml")
+    assert trainable(config) == 6_844_579
+    assert config["model"]["objective"]["init_args"]["reduction"] == "sum"
+    config["model"]["network"]["init_args"]["channels"] = [32, 64, 128, 256]
+    assert trainable(config) == 1_790_819
+
+
+def test_the_ddpm_notebooks_numbers(capsys):
+    """cifar10_ddpm64.yaml: 1,000 steps, β from 1e-4 to 0.02, AdamW at 1e-4, a plateau scheduler on the epoch's loss."""
+    config = resolved(capsys, CONFIGS / "cifar10_ddpm64.yaml")
+    model = config["model"]
+    assert model["sde"]["init_args"] == {
+        "num_steps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "schedule": "linear",
+    }  # fmt: skip
+    assert (model["optimizer"]["class_path"], model["optimizer"]["init_args"]["lr"]) == ("torch.optim.AdamW", 1e-4)
+    assert model["lr_scheduler"]["init_args"]["monitor"] == "train/loss_epoch"
+    optimizers = build(ScoreModule, model).configure_optimizers()
+    assert optimizers["lr_scheduler"]["monitor"] == "train/loss_epoch"
+    assert isinstance(optimizers["lr_scheduler"]["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau)
+    assert config["data"]["init_args"]["image_size"] == 64
+
+
+def test_the_points_recipes_run_and_leave_their_picture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sampler = json.dumps({"class_path": "Heun", "init_args": {"steps": 3}})
+    short = {"max_epochs": 1, "limit_train_batches": 2, "logger": "null", "enable_progress_bar": "false"}
+    options = [part for name, value in short.items() for part in (f"--trainer.{name}", str(value))]
+    for name in ("points_ncsn", "points_ddpm"):
+        recipe = ["--config", str(CONFIGS / f"{name}.yaml"), "--data.distribution", "heart", "--model.sampler", sampler]
+        cli.main(["fit", *recipe, *options])
+        folder = tmp_path / "runs" / name / "version_0"
+        assert (folder / "field" / "epoch=0000.png").is_file()
+        assert "sliced_wasserstein@2000" in (folder / "metrics.csv").read_text()

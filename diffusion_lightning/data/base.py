@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
+from torchvision.transforms.v2.functional import resize
 
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 
@@ -62,11 +63,13 @@ class TensorImages(Dataset[tuple[Tensor, Tensor]]):
     Args:
         images: uint8 (N, C, H, W).
         labels: int64 (N,).
+        image_size: height and width that batches are resized to (bilinear, antialiased), if given.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, image_size: int | None = None) -> None:
         self.images = images
         self.labels = labels
+        self.image_size = image_size
 
     def __len__(self) -> int:
         return len(self.images)
@@ -74,7 +77,11 @@ class TensorImages(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
         """The batch of these images: uint8 (B, C, H, W) and int64 (B,)."""
         index = torch.as_tensor(indices)
-        return self.images.index_select(0, index), self.labels.index_select(0, index)
+        images = self.images.index_select(0, index)
+        if self.image_size is not None and images.shape[-2:] != (self.image_size, self.image_size):
+            # batch by batch: whole sets of larger images would fill the memory
+            images = resize(images, [self.image_size, self.image_size], antialias=True)
+        return images, self.labels.index_select(0, index)
 
 
 class _Indices(Dataset[Tensor]):
@@ -343,7 +350,8 @@ class ImageDataModule(BatchDataModule):
 
     def _reference_digest(self) -> str:
         images = self.train_images.images  # type: ignore[attr-defined]
-        digest = hashlib.sha256(repr(tuple(images.shape)).encode())
+        as_served = self.train_images[[0]][0].shape[1:]
+        digest = hashlib.sha256(repr((len(images), *as_served)).encode())
         digest.update(images.numpy())
         return digest.hexdigest()
 
@@ -355,18 +363,24 @@ class TorchvisionImages(ImageDataModule):
 
     Args:
         root: folder that holds the set in torchvision's layout, or where it is to be downloaded.
+        image_size: height and width that the images are resized to; their own if left out.
         kwargs: those of `ImageDataModule`.
 
     Raises:
+        ValueError: if `image_size` is below 1.
         OSError: from `prepare_data` and `setup`, if the set is not there and cannot be downloaded, or is damaged.
     """
 
     source: ClassVar[type]
     layout: ClassVar[str]
 
-    def __init__(self, root: str = "data", **kwargs: Any) -> None:
+    def __init__(self, root: str = "data", image_size: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if image_size is not None:
+            check_at_least(1, image_size=image_size)
+            self.shape = (self.shape[0], image_size, image_size)
         self.root = root
+        self.image_size = image_size
 
     def prepare_data(self) -> None:
         """Download the set unless `root` holds it. Lightning calls this in one process per machine."""
@@ -387,4 +401,4 @@ class TorchvisionImages(ImageDataModule):
             ) from error
         images = torch.as_tensor(source.data)
         images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-        return TensorImages(images, torch.as_tensor(source.targets, dtype=torch.int64))
+        return TensorImages(images, torch.as_tensor(source.targets, dtype=torch.int64), self.image_size)

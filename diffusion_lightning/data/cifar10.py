@@ -13,7 +13,7 @@ class CIFAR10(TorchvisionImages):
     Args:
         root: folder that holds the set in torchvision's layout, or where it is to be downloaded.
         flip: mirror training images at random.
-        kwargs: those of `ImageDataModule`.
+        kwargs: `image_size` of `TorchvisionImages`, and those of `ImageDataModule`.
     """
 
     source = torchvision.datasets.CIFAR10
