@@ -93,8 +93,6 @@ class DiffusionCLI(LightningCLI):
             "--run_name", type=str | None, default=None, help="Name of the run; by default the config file's."
         )
         parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
-        # a default that a saved config can hold; the signature's own is an object
-        parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 2e-4}}})
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would overwrite the config with the checkpoint's; ours checks that the two agree."""

@@ -59,7 +59,7 @@ class ScoreModule(LightningModule):
         parameterization: Parameterization,
         objective: DenoisingScoreMatching | None = None,
         ema_decay: float = 0.9999,
-        optimizer: OptimizerCallable = partial(torch.optim.AdamW, lr=2e-4),  # noqa: B008 — immutable
+        optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         sampler: Sampler | None = None,
         clip_norm: float | None = 1.0,
@@ -74,7 +74,7 @@ class ScoreModule(LightningModule):
         self.sampler = sampler if sampler is not None else Heun()
         self.sampler.check(sde)
         self.ema = EMA((p for p in network.parameters() if p.requires_grad), ema_decay)
-        self.optimizer = optimizer
+        self.optimizer = optimizer if optimizer is not None else partial(torch.optim.AdamW, lr=2e-4)
         self.lr_scheduler = lr_scheduler
         self.clip_norm = clip_norm
         self.shape = tuple(shape) if shape is not None else None
@@ -88,7 +88,7 @@ class ScoreModule(LightningModule):
                 "objective": describe(self.objective),
                 "sampler": describe(self.sampler),
                 "ema_decay": ema_decay,
-                "optimizer": describe(optimizer),
+                "optimizer": describe(self.optimizer),
                 "lr_scheduler": describe(lr_scheduler),
                 "clip_norm": clip_norm,
                 "compile": compile,

@@ -757,10 +757,17 @@ def test_usage(capsys):
         with pytest.raises(SystemExit) as done:
             cli.main(args)
         assert done.value.code == code
-        assert "usage: lightning {fit,validate,test,predict,sample}" in capsys.readouterr().out
+        assert "usage: lightning {fit,validate,test,predict,sample,likelihood}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "sample"])
+def test_another_optimizer_takes_no_setting_from_the_default_one(capsys):
+    """AdamW's weight decay of 0.01 would be a strong one for Adam, whose own default is none."""
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--config", QUICKSTART, "--model.optimizer", "torch.optim.Adam", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["optimizer"]["init_args"]["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "sample", "likelihood"])
 def test_help(capsys, command):
     with pytest.raises(SystemExit) as done:
         cli.main([command, "--help"])

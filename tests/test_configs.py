@@ -87,6 +87,7 @@ def test_the_tutorials_numbers(capsys):
     assert sum(p.numel() for p in network.parameters()) == 1_115_425
     assert model["sde"] == {"class_path": "diffusion_lightning.PowerVESDE", "init_args": {"sigma": 25.0}}
     assert (model["optimizer"]["class_path"], model["optimizer"]["init_args"]["lr"]) == ("torch.optim.Adam", 1e-4)
+    assert model["optimizer"]["init_args"]["weight_decay"] == 0
     assert (model["ema_decay"], model["clip_norm"], model["lr_scheduler"]) == (0.0, None, None)
     assert config["data"]["init_args"]["batch_size"] == 32
     assert config["trainer"]["max_epochs"] == 50

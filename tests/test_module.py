@@ -635,7 +635,7 @@ def test_predict_draws_the_number_that_was_asked_for(make_module, make_trainer, 
     [
         ({"clip_norm": 0.0}, "clip_norm=0.0: must be positive"),
         ({"ema_decay": 1.5}, r"ema_decay=1.5: must be in \[0, 1\]"),
-        ({"sampler": Heun(t_min=80.0)}, "t_min=80.0: must be in [0.002, 80)"),
+        ({"sampler": Heun(t_min=80.0)}, r"t_min=80.0: must be in \[0.002, 80\)"),
     ],
 )
 def test_wrong_arguments(make_module, arguments, message):
