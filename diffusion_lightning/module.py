@@ -46,7 +46,7 @@ class ScoreModule(LightningModule):
         clip_norm: the largest norm of the gradient; ``None`` for no clipping. The trainer's ``gradient_clip_val``,
             if given, takes its place.
         compile: compile the network with ``torch.compile``; checkpoints do not depend on it.
-        shape: of one example, ``(C, H, W)``; taken from the data at the first use if left out.
+        shape: of one example, ``(C, H, W)`` or ``(D,)``; taken from the data at the first use if left out.
 
     Raises:
         ValueError: if an argument is out of its range, or ``network`` could not be rebuilt from a checkpoint.
@@ -214,7 +214,7 @@ class ScoreModule(LightningModule):
         if num < 1:
             raise ValueError(f"num={num}: at least 1 sample must be asked for")
         if self.shape is None:
-            raise ValueError("shape: not known before training; give ScoreModule(shape=(C, H, W))")
+            raise ValueError("shape: not known before training; give ScoreModule(shape=(C, H, W)), or (D,) for points")
         sampler = sampler if sampler is not None else self.sampler
         if labels is None:
             labels = self.default_labels(torch.arange(num, device=self.device))
@@ -238,7 +238,8 @@ class ScoreModule(LightningModule):
                     bar.update(size)
         finally:
             self.train(was_training)
-        return torch.cat(batches, dim=1 if trajectory else 0)
+        # a single batch as it is: a copy of a long trajectory may be a gigabyte
+        return batches[0] if len(batches) == 1 else torch.cat(batches, dim=1 if trajectory else 0)
 
     def condition(self, labels: Tensor) -> dict[str, Any]:
         """What the network is conditioned on: the labels if it has classes, else nothing."""

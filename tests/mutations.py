@@ -33,6 +33,7 @@ class Mutation(NamedTuple):
 GAUSSIAN, MIXTURE, CONTRACTS = (
     f"tests/samplers/test_sampler_{name}.py" for name in ("gaussian", "mixture", "contracts")
 )
+TABLE = "tests/samplers/test_sampler_table.py"
 SDE, PARAMETERIZATION, DENOISER, OBJECTIVE, EMA = (
     f"tests/test_{name}.py" for name in ("sde", "parameterization", "denoiser", "objective", "ema")
 )
@@ -127,19 +128,25 @@ MUTATIONS = [
     # ---- the denoiser and the parameterization
     Mutation("the score's sign", "denoiser.py", "(mean - x) / std**2", "(x - mean) / std**2", f"{DENOISER}"),
     Mutation("σ for σ² in the score", "denoiser.py", "(mean - x) / std**2", "(mean - x) / std", f"{DENOISER}"),
-    Mutation("½ left out of the probability flow", "denoiser.py", "- 0.5 * expand(", "- 1.0 * expand(", f"{DENOISER}"),
     Mutation(
-        "½ left out of the probability flow, seen by the samples",
+        "σ' doubled in the probability flow",
         "denoiser.py",
-        "- 0.5 * expand(",
-        "- 1.0 * expand(",
+        "expand(sigma_rate, x) * (x - mean)",
+        "2 * expand(sigma_rate, x) * (x - mean)",
+        f"{DENOISER}",
+    ),
+    Mutation(
+        "σ' doubled in the probability flow, seen by the samples",
+        "denoiser.py",
+        "expand(sigma_rate, x) * (x - mean)",
+        "2 * expand(sigma_rate, x) * (x - mean)",
         f"{MIXTURE}::test_probability_flow",
     ),
     Mutation(
-        "f left out of the probability flow, seen by the samples",
+        "α' left out of the probability flow, seen by the samples",
         "denoiser.py",
-        "return self.sde.drift(x, t) - 0.5",
-        "return 0 * x - 0.5",
+        "return expand(alpha_rate, x) * denoised + expand",
+        "return expand",
         f"{MIXTURE}::test_probability_flow",
     ),
     Mutation(
@@ -286,9 +293,9 @@ MUTATIONS = [
     ),
     Mutation(
         "the forward variance in ancestral steps",
-        "samplers/predictor_corrector.py",
-        "return mean, variance.sqrt() * expand(sde.sigma(s) / sde.sigma(t), x)",
-        "return mean, variance.sqrt()",
+        "samplers/ancestral.py",
+        "expand(fresh.sqrt() * sde.sigma(s), x)",
+        "expand(variance.sqrt(), x)",
         f"{GAUSSIAN}::test_ancestral_steps_are_exact_for_a_point",
     ),
     Mutation(
@@ -301,22 +308,22 @@ MUTATIONS = [
     Mutation(
         "Heun without the correction",
         "samplers/heun.py",
-        "(slope + derivative(euler, next_level)) / 2",
-        "(slope + 0 * derivative(euler, next_level))",
+        "(slope + next_slope) / 2",
+        "slope",
         f"{GAUSSIAN}::test_heun_is_of_second_order",
     ),
     Mutation(
         "churn's noise of the difference of levels",
         "samplers/heun.py",
-        "(raised**2 - level**2).sqrt()",
+        "math.sqrt(raised**2 - level**2)",
         "(raised - level)",
         f"{GAUSSIAN}::test_heun",
     ),
     Mutation(
         "Heun's start not rescaled by α(T)",
-        "samplers/heun.py",
-        "x = x / sde.alpha(torch.tensor(sde.T, dtype=torch.float64)).to(x)",
-        "x = x.clone()",
+        "samplers/noise_level.py",
+        "start = x / time_and_scale(levels[0])[1]",
+        "start = x",
         f"{MIXTURE}::test_heun",
     ),
     Mutation(
@@ -351,9 +358,116 @@ MUTATIONS = [
     Mutation(
         "Adams–Bashforth of order 12, which diverges (a former bug)",
         "samplers/ode.py",
-        'options = {"max_order": 4}',
+        'options["max_order"] = 4',
         "pass",
         f"{GAUSSIAN}::test_fixed_step_methods_follow_the_flow",
+    ),
+    # ---- discrete processes, ancestral sampling, DPM-Solver++, annealed Langevin
+    Mutation(
+        "β taken for ln(1 − β)",
+        "sde.py",
+        "rises = 0.5 * torch.log1p(-self._betas)",
+        "rises = -0.5 * self._betas",
+        "tests/test_discrete_sde.py",
+    ),
+    Mutation(
+        "DDPM's first time left out of its grid (never trained, as in the DDPM notebook)",
+        "sde.py",
+        "clamp(max=self._size - 1) + 1) / self._size",
+        "clamp(min=1, max=self._size - 1) + 1) / self._size",
+        "tests/test_importance_times.py",
+    ),
+    Mutation(
+        "the parts of x_t and x0 in the posterior with σ for σ²",
+        "samplers/ancestral.py",
+        "ratio * (sde.sigma(s) / sde.sigma(t)) ** 2",
+        "ratio * (sde.sigma(s) / sde.sigma(t))",
+        "tests/test_discrete_sde.py",
+    ),
+    Mutation(
+        "DDIM's noise not made smaller by what η adds",
+        "samplers/ancestral.py",
+        "(sigma**2 - std**2).clamp(min=0).sqrt()",
+        "sigma",
+        "tests/test_discrete_sde.py",
+    ),
+    Mutation(
+        "noise left in the last step of DDPM",
+        "samplers/ancestral.py",
+        "yield x0\n                return",
+        "yield x0 + sde.sigma(t)[:, None] * torch.randn_like(x0)\n                return",
+        TABLE,
+    ),
+    Mutation(
+        "DPM-Solver++ extrapolated to the step's end, not its middle",
+        "samplers/dpm_solver.py",
+        "weight * (d0 + h / 2 * (d0 - d1)",
+        "weight * (d0 + h * (d0 - d1)",
+        "tests/samplers/test_sampler_orders.py",
+    ),
+    Mutation(
+        "the curvature of DPM-Solver++ counted half, as in the authors' code",
+        "samplers/dpm_solver.py",
+        "square * curvature",
+        "square / 2 * curvature",
+        "tests/samplers/test_sampler_orders.py",
+    ),
+    Mutation(
+        "½ left out of annealed Langevin's drift",
+        "samplers/langevin.py",
+        "x + 0.5 * size * score",
+        "x + size * score",
+        TABLE,
+    ),
+    Mutation(
+        "annealed Langevin's step not grown with σ²",
+        "samplers/langevin.py",
+        "(level / levels[-1]) ** 2",
+        "(level / levels[-1])",
+        TABLE,
+    ),
+    Mutation(
+        "time not scaled before the sinusoidal embedding",
+        "networks/embeddings.py",
+        "phases = self.scale * t[:, None]",
+        "phases = t[:, None]",
+        "tests/networks/test_embeddings.py",
+    ),
+    # ---- velocity, importance, likelihood
+    Mutation(
+        "the velocity's sign",
+        "parameterization.py",
+        "out=-sigma, input",
+        "out=sigma, input",
+        "tests/test_conversions.py",
+    ),
+    Mutation(
+        "importance times without their correction",
+        "objective.py",
+        "self.weight(sde, t) * self.times.correction(sde, t)",
+        "self.weight(sde, t)",
+        "tests/test_importance_times.py",
+    ),
+    Mutation(
+        "the divergence's sign",
+        "likelihood.py",
+        "traces / dimension",
+        "-traces / dimension",
+        "tests/test_likelihood.py",
+    ),
+    Mutation(
+        "an offset of 8 bits for images in [-1, 1]",
+        "likelihood.py",
+        "return math.log2(LEVELS / 2) - nats",
+        "return math.log2(LEVELS) - nats",
+        "tests/test_likelihood.py",
+    ),
+    Mutation(
+        "no dequantization",
+        "likelihood.py",
+        "2 / LEVELS * (levels + u) - 1",
+        "2 / LEVELS * levels - 1",
+        "tests/test_likelihood.py",
     ),
     # ---- the average
     Mutation(
