@@ -16,6 +16,13 @@ from diffusion_lightning.parameterization import Parameterization
 from diffusion_lightning.sde import SDE, expand
 
 
+def check_conditions(cond: dict[str, Any], batch: int) -> None:
+    """Raise a ValueError naming a tensor among the conditions that has not one entry for each of ``batch`` examples."""
+    for name, value in cond.items():
+        if isinstance(value, Tensor) and value.ndim > 0 and len(value) != batch:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}: must have {batch} entries, one for each example")
+
+
 class Denoiser(nn.Module):
     """A network that has learnt to undo an SDE.
 

@@ -28,7 +28,7 @@ def points_picture(x: Tensor) -> Tensor:
     canvas = FigureCanvasAgg(figure)
     panel = figure.subplots()
     panel.set_aspect("equal", adjustable="datalim")
-    panel.scatter(*x.float().T.numpy(), s=6, color="tab:red", alpha=0.6, linewidths=0)
+    panel.scatter(x[:, 0].float(), x[:, 1].float(), s=6, color="tab:red", alpha=0.6, linewidths=0)
     canvas.draw()
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
 

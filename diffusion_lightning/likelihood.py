@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.denoiser import Denoiser, check_conditions
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.samplers.ode import AdaptiveMethod, check_tolerances, integrate
 from diffusion_lightning.sde import standard_normal
@@ -66,7 +66,7 @@ def log_likelihood(
         ``ProbabilityFlowODE(denoise=False)(denoiser, x.shape, x_T=z)`` takes back to x.
 
     Raises:
-        ValueError: for a setting out of its range, or an x that is not finite.
+        ValueError: for a setting out of its range, an x that is not finite, or a condition not one for each example.
         FloatingPointError: if the solver's step shrinks to nothing.
     """
     for name, value, allowed in (
@@ -88,19 +88,21 @@ def log_likelihood(
     if not sde.t_min <= first < sde.T:
         raise ValueError(f"t_min={t_min}: must be in [{sde.t_min:g}, {sde.T:g}), the times of the process")
 
-    device = denoiser.device
+    check_conditions(cond, len(x))
+    weight = next(denoiser.parameters(), None)
+    x = x.to(denoiser.device, x.dtype if weight is None else weight.dtype)
     probe = _probe(x, noise, generator) if divergence == "hutchinson" else None
     size = batch_size or len(x)
     nats, latents = [], []
     with progress_bar(total=len(x), desc="likelihood", unit="example", disable=not progress or size >= len(x)) as bar:
         for start in range(0, len(x), size):
             part = slice(start, start + size)
-            given = {name: value[part] if isinstance(value, Tensor) else value for name, value in cond.items()}
+            given = {name: v[part] if isinstance(v, Tensor) and v.ndim else v for name, v in cond.items()}
             log_prob, z = _solve(
                 denoiser,
-                x[part].to(device),
-                None if probe is None else probe[part].to(device),
-                torch.tensor([first, sde.T]).to(x[part]).to(device),
+                x[part],
+                None if probe is None else probe[part],
+                torch.tensor([first, sde.T]).to(x),
                 progress=progress,
                 rtol=rtol,
                 atol=atol,
@@ -151,11 +153,15 @@ def _solve(
     """Nats and latents of one batch. The second part of the state is the integral in nats per dimension."""
     solver = {name: settings.pop(name) for name in ("rtol", "atol", "method")}
     dimension = x[0].numel()
+    with torch.inference_mode(False):
+        # copies, for what was made in inference mode, where Lightning validates, cannot be differentiated
+        x, times, probe = x.clone(), times.clone(), None if probe is None else probe.clone()
+        cond = {name: v.to(x.device, copy=True) if isinstance(v, Tensor) else v for name, v in settings.items()}
 
     def derivative(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             at = state[0].detach().requires_grad_()
-            velocity = denoiser.probability_flow(at, t.to(at).expand(len(at)), **settings)
+            velocity = denoiser.probability_flow(at, t.to(at).expand(len(at)), **cond)
             traces = _divergence(velocity, at, probe)
         return velocity.detach(), traces / dimension
 
@@ -164,7 +170,8 @@ def _solve(
         state, integral = error
         return torch.maximum(state.flatten(1).square().mean(1).sqrt(), integral.abs()).max()
 
-    with torch.no_grad(), progress_bar(total=100.0, desc="ODE", unit="%", disable=not progress) as bar:
+    bar = progress_bar(total=100.0, desc="ODE", unit="%", disable=not progress)
+    with torch.inference_mode(False), torch.no_grad(), bar:
         states, integrals = integrate(
             denoiser.sde, derivative, (x, x.new_zeros(len(x))), times, bar=bar, norm=worst, **solver
         )
@@ -195,7 +202,7 @@ def _levels(images: Tensor) -> Tensor:
         raise ValueError(f"images have dtype {images.dtype}: must be uint8, or floats k/127.5 − 1, k = 0 … 255")
     exact = (images + 1) * 127.5
     levels = exact.round()
-    if not ((exact - levels).abs() < 1e-2).all() or levels.min() < 0 or levels.max() > LEVELS - 1:
+    if not (((exact - levels).abs() < 1e-2) & (levels >= 0) & (levels < LEVELS)).all():
         raise ValueError(
             "images are not of 8 bits: bits per dimension are defined for uint8, or floats k/127.5 − 1, k = 0 … 255"
         )

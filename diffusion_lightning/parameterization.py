@@ -8,6 +8,7 @@ where D is the denoiser, E[x0 | x_t = x], and c_noise(t) is the time signal that
 weighted denoising loss makes it predict the target (x0 − c_skip·x_t)/c_out.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
@@ -97,7 +98,7 @@ class KarrasPreconditioning(Parameterization):
     """
 
     def __init__(self, sigma_data: float = 0.5) -> None:
-        if not sigma_data > 0:
+        if not 0 < sigma_data < math.inf:
             raise ValueError(f"sigma_data={sigma_data}: must be positive")
         self.sigma_data = sigma_data
 

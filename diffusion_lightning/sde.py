@@ -29,8 +29,8 @@ from torch.func import jvp
 BISECTIONS = 60
 """Enough to halve any interval of times down to the spacing of float64."""
 
-NEWTON_STEPS = 5
-"""Enough for a monotone cubic between two neighbours of a grid, which is nearly straight."""
+NEWTON_STEPS = 12
+"""Enough for a monotone cubic between two neighbours of a grid, within a bracket that halves where Newton fails."""
 
 
 def expand(value: Tensor, x: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class PowerVESDE(_VarianceExploding):
     """
 
     def __init__(self, sigma: float = 25.0) -> None:
-        _require(sigma > 1, f"sigma={sigma}: must be above 1")
+        _require(1 < sigma < math.inf, f"sigma={sigma}: must be above 1")
         self._sigma = sigma
         self._log = math.log(sigma)
 
@@ -228,7 +228,8 @@ class VESDE(_VarianceExploding):
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
         _require(
-            0 < sigma_min < sigma_max, f"sigma_min={sigma_min}, sigma_max={sigma_max}: need 0 < sigma_min < sigma_max"
+            0 < sigma_min < sigma_max < math.inf,
+            f"sigma_min={sigma_min}, sigma_max={sigma_max}: need 0 < sigma_min < sigma_max",
         )
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self._log_ratio = math.log(sigma_max / sigma_min)
@@ -247,7 +248,10 @@ class _LinearBeta(SDE):
     """β(t) = β_min + t·(β_max − β_min), its integral B(t) from 0 to t, and α = exp(−B/2)."""
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        _require(0 < beta_min <= beta_max, f"beta_min={beta_min}, beta_max={beta_max}: need 0 < beta_min <= beta_max")
+        _require(
+            0 < beta_min <= beta_max < math.inf,
+            f"beta_min={beta_min}, beta_max={beta_max}: need 0 < beta_min <= beta_max",
+        )
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def beta(self, t: Tensor) -> Tensor:
@@ -336,7 +340,7 @@ class CosineVPSDE(_VariancePreserving):
     T = 0.9946
 
     def __init__(self, s: float = 0.008) -> None:
-        _require(s > 0, f"s={s}: must be positive")
+        _require(0 < s < math.inf, f"s={s}: must be positive")
         self.s = s
         self._rate = 0.5 * math.pi / (1 + s)
         self._start = s * self._rate  # φ(0)
@@ -400,9 +404,10 @@ class KarrasSDE(_VarianceExploding):
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
         _require(
-            0 < sigma_min < sigma_max, f"sigma_min={sigma_min}, sigma_max={sigma_max}: need 0 < sigma_min < sigma_max"
+            0 < sigma_min < sigma_max < math.inf,
+            f"sigma_min={sigma_min}, sigma_max={sigma_max}: need 0 < sigma_min < sigma_max",
         )
-        _require(rho >= 1, f"rho={rho}: must be at least 1")
+        _require(1 <= rho < math.inf, f"rho={rho}: must be at least 1")
         self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
         self.t_min, self.T = sigma_min, sigma_max
 
@@ -418,7 +423,7 @@ class KarrasSDE(_VarianceExploding):
     def timesteps(self, n: int) -> Tensor:
         """t_i = (σ_max^{1/ρ} + (i/n)(σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, i = 0 … n (Karras et al. 2022, eq. 5)."""
         _require(n >= 1, f"steps={n}: at least 1 step is needed")
-        return rho_spaced(self.T, self.t_min, n, self.rho)
+        return rho_spaced(self.T, self.t_min, n, self.rho).to(torch.get_default_dtype())
 
 
 class _Discrete(SDE):
@@ -435,8 +440,11 @@ class _Discrete(SDE):
 
     def timesteps(self, n: int) -> Tensor:
         """``n + 1`` times of the grid from T to t_min, spread evenly; with n ≥ N also times in between."""
-        times = super().timesteps(n)
-        return self.nearest_times(times) if n < self._size else times
+        if n >= self._size:
+            return super().timesteps(n)
+        _require(n >= 1, f"steps={n}: at least 1 step is needed")
+        times = torch.linspace(self._size, 1, n + 1, dtype=torch.float64).round() / self._size
+        return times.to(torch.get_default_dtype())
 
     def uniform_times(self, u: Tensor) -> Tensor:
         return ((u * self._size).floor().clamp(max=self._size - 1) + 1) / self._size
@@ -470,7 +478,7 @@ class DiscreteVPSDE(_Discrete, _VariancePreserving):
         beta_end: float = 0.02,
         schedule: Literal["linear", "cosine"] = "linear",
     ) -> None:
-        _require(num_steps >= 2, f"num_steps={num_steps}: must be at least 2")
+        _require(num_steps >= 2 and num_steps % 1 == 0, f"num_steps={num_steps}: must be at least 2")
         _require(
             0 < beta_start <= beta_end < 1,
             f"beta_start={beta_start}, beta_end={beta_end}: need 0 < beta_start <= beta_end < 1",
@@ -483,7 +491,7 @@ class DiscreteVPSDE(_Discrete, _VariancePreserving):
         else:
             log_alpha = CosineVPSDE().alpha(torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)).log()
             self._betas = (-torch.expm1(2 * log_alpha.diff())).clamp(max=0.999)
-        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
 
     @property
     def betas(self) -> Tensor:
@@ -500,12 +508,15 @@ class DiscreteVPSDE(_Discrete, _VariancePreserving):
         return self._log_alpha(t)[1]
 
     def time_at(self, noise_level: Tensor) -> Tensor:
-        log_alpha, (table, _) = -0.5 * torch.log1p(noise_level**2), self._table(noise_level)
+        log_alpha, (table, rises, _) = -0.5 * torch.log1p(noise_level**2), self._table(noise_level)
         i = torch.searchsorted(-table, -log_alpha).clamp(1, self._size) - 1
-        u = (log_alpha - table[i]) / (table[i + 1] - table[i])
+        u = (log_alpha - table[i]) / rises[i]
+        low, high = torch.zeros_like(u), torch.ones_like(u)
         for _ in range(NEWTON_STEPS):
             value, rate = self._cubic(i, u)
-            u = (u - (value - log_alpha) / rate).clamp(0, 1)
+            low, high = torch.where(value > log_alpha, u, low), torch.where(value > log_alpha, high, u)
+            newton = u - (value - log_alpha) / rate
+            u = torch.where((low <= newton) & (newton <= high), newton, (low + high) / 2)
         return (i + u) / self._size
 
     def _log_alpha(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -517,20 +528,21 @@ class DiscreteVPSDE(_Discrete, _VariancePreserving):
 
     def _cubic(self, i: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Hermite's cubic for ln α at (i + u)/N, 0 ≤ u ≤ 1, and its derivative in u."""
-        table, slopes = self._table(u)
-        rise, m0, m1 = table[i + 1] - table[i], slopes[i], slopes[i + 1]
+        table, rises, slopes = self._table(u)
+        rise, m0, m1 = rises[i], slopes[i], slopes[i + 1]
         square, cube = 3 * rise - 2 * m0 - m1, m0 + m1 - 2 * rise
         return table[i] + u * (m0 + u * (square + u * cube)), m0 + u * (2 * square + 3 * u * cube)
 
-    def _table(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """ln α and its slopes at i/N, i = 0 … N, where and as ``like`` is; moved there once."""
+    def _table(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """ln α at i/N, i = 0 … N, its rises to the next and its slopes, where and as ``like`` is; moved there once."""
         key = (like.device, like.dtype)
         if key not in self._tables:
             rises = 0.5 * torch.log1p(-self._betas)
             # the harmonic mean of the neighbours' keeps the cubic monotone
             inner = 2 * rises[1:] * rises[:-1] / (rises[1:] + rises[:-1])
             slopes = torch.cat([rises[:1], inner, rises[-1:]])
-            self._tables[key] = torch.cat([rises.new_zeros(1), rises.cumsum(0)]).to(like), slopes.to(like)
+            table = torch.cat([rises.new_zeros(1), rises.cumsum(0)])
+            self._tables[key] = table.to(like), rises.to(like), slopes.to(like)
         return self._tables[key]
 
 
@@ -549,9 +561,10 @@ class DiscreteVESDE(_Discrete, _VarianceExploding):
     """
 
     def __init__(self, num_scales: int = 10, sigma_min: float = 0.01, sigma_max: float = 1.0) -> None:
-        _require(num_scales >= 2, f"num_scales={num_scales}: must be at least 2")
+        _require(num_scales >= 2 and num_scales % 1 == 0, f"num_scales={num_scales}: must be at least 2")
         _require(
-            0 < sigma_min < sigma_max, f"sigma_min={sigma_min}, sigma_max={sigma_max}: need 0 < sigma_min < sigma_max"
+            0 < sigma_min < sigma_max < math.inf,
+            f"sigma_min={sigma_min}, sigma_max={sigma_max}: need 0 < sigma_min < sigma_max",
         )
         super().__init__(num_scales)
         self.num_scales, self.sigma_min, self.sigma_max = num_scales, sigma_min, sigma_max
@@ -568,7 +581,7 @@ class DiscreteVESDE(_Discrete, _VarianceExploding):
 
 
 def rho_spaced(first: float, last: float, n: int, rho: float) -> Tensor:
-    """``n + 1`` values from ``first`` to ``last``, uniform in their 1/ρ-th power (Karras et al. 2022, eq. 5)."""
+    """``n + 1`` values from ``first`` to ``last``, even in their 1/ρ-th power (Karras et al. 2022, eq. 5); float64."""
     values = torch.linspace(first ** (1 / rho), last ** (1 / rho), n + 1, dtype=torch.float64) ** rho
     values[0], values[-1] = first, last  # the ends are limits: no rounding may step over them
-    return values.to(torch.get_default_dtype())
+    return values

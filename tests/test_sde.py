@@ -1,13 +1,27 @@
 """The forward processes, against their differential equations, their closed forms and their own simulation."""
 
 import math
+import re
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from diffusion_lightning.sde import SDE, VESDE, VPSDE, KarrasSDE, PowerVESDE, SubVPSDE, expand, standard_normal
+from diffusion_lightning.sde import (
+    SDE,
+    VESDE,
+    VPSDE,
+    CosineVPSDE,
+    DiscreteVESDE,
+    DiscreteVPSDE,
+    KarrasSDE,
+    PowerVESDE,
+    RectifiedFlow,
+    SubVPSDE,
+    expand,
+    standard_normal,
+)
 
 SDES: dict[str, SDE] = {
     "power": PowerVESDE(),
@@ -20,8 +34,19 @@ SDES: dict[str, SDE] = {
     "subvp, constant beta": SubVPSDE(4.0, 4.0),
     "karras": KarrasSDE(),
     "karras, narrow": KarrasSDE(0.05, 10.0, rho=3.0),
+    "cosine": CosineVPSDE(),
+    "cosine, large offset": CosineVPSDE(0.2),
+    "flow": RectifiedFlow(),
+    "discrete vp": DiscreteVPSDE(),
+    "discrete vp, short": DiscreteVPSDE(30, 1e-3, 0.4),
+    "discrete vp, constant beta": DiscreteVPSDE(40, 0.1, 0.1),
+    "discrete vp, cosine": DiscreteVPSDE(50, schedule="cosine"),
+    "discrete ve": DiscreteVESDE(),
+    "discrete ve, wide": DiscreteVESDE(100, 0.01, 50.0),
 }
 DEFAULTS = ["power", "ve", "vp", "subvp", "karras"]
+ONE_OF_EACH = [*DEFAULTS, "cosine", "flow", "discrete vp, short", "discrete vp, cosine", "discrete ve"]
+DISCRETE = [name for name, sde in SDES.items() if sde.times is not None]
 every_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
 
 
@@ -48,11 +73,27 @@ def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     return torch.autograd.grad(value.sum(), t)[0]
 
 
-def integral(values: Tensor, points: Tensor) -> Tensor:
-    """Simpson's rule over an odd number of equally spaced points."""
-    weights = torch.ones_like(points)
+def integral(function: Callable[[Tensor], Tensor], s: Tensor, t: Tensor, sde: SDE) -> float:
+    """Simpson's rule from s to t, in pieces on which the process is smooth: between the times of a grid, and towards 1.
+
+    Towards 1 the pieces halve, as the rectified flow's coefficients are infinite there.
+    """
+    if sde.times is None:
+        panels, inner = 10_000, 1 - 0.5 ** torch.arange(1, 12, dtype=torch.float64)
+    else:
+        panels, size = 400, len(sde.times)
+        inner = torch.arange(1, size + 1, dtype=torch.float64) / size
+    edges = torch.cat([s, inner[(inner > s) & (inner < t)], t])
+    weights = torch.ones(panels + 1, dtype=torch.float64)
     weights[1:-1:2], weights[2:-1:2] = 4, 2
-    return (weights * values).sum() * (points[1] - points[0]) / 3
+    points = edges[:-1, None] + edges.diff()[:, None] * torch.linspace(0, 1, panels + 1, dtype=torch.float64)
+    return ((weights * function(points)).sum(1) * edges.diff()).sum().item() / (3 * panels)
+
+
+def rounding(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """How much the function changes, in double precision, when t moves by four units in its last place of float32."""
+    little = 4 * torch.finfo(torch.float32).eps * t.double()
+    return (function(t.double() + little) - function(t.double() - little)).abs()
 
 
 # ---- the four functions
@@ -69,9 +110,10 @@ def test_drift_rate_is_the_logarithmic_derivative_of_alpha(sde: SDE) -> None:
 def test_diffusion_is_what_the_variance_grows_by(sde: SDE) -> None:
     t = whole_range(sde)
     growth = derivative(lambda t: sde.sigma(t) ** 2, t)
-    torch.testing.assert_close(
-        2 * sde.drift_rate(t) * sde.sigma(t) ** 2 + sde.diffusion(t) ** 2, growth, rtol=1e-9, atol=1e-13
-    )
+    noise = sde.diffusion(t) ** 2
+    # the two terms cancel where α is small: there, what is left of them in double precision
+    difference = 2 * sde.drift_rate(t) * sde.sigma(t) ** 2 + noise - growth
+    assert (difference.abs() <= 1e-9 * growth.abs() + 1e-13 + 1e-14 * noise).all()
 
 
 @every_sde
@@ -80,7 +122,7 @@ def test_time_at_inverts_the_noise_level(sde: SDE) -> None:
     torch.testing.assert_close(sde.time_at(sde.noise_level(t)), t, rtol=1e-9, atol=1e-13)
     torch.testing.assert_close(sde.noise_level(sde.time_at(sde.noise_level(t))), sde.noise_level(t), rtol=1e-9, atol=0)
     torch.testing.assert_close(sde.noise_level(t), sde.sigma(t) / sde.alpha(t))
-    assert (sde.noise_level(t.sort().values.unique()).diff() > 0).all()
+    assert (sde.noise_level(torch.linspace(sde.t_min, sde.T, 10_001, dtype=torch.float64)).diff() > 0).all()
     # in the precision of training
     torch.testing.assert_close(sde.time_at(sde.noise_level(t.float())), t.float(), rtol=1e-4, atol=1e-6)
 
@@ -89,11 +131,18 @@ def test_time_at_inverts_the_noise_level(sde: SDE) -> None:
 def test_single_precision_loses_nothing_even_at_the_smallest_time(sde: SDE) -> None:
     t = whole_range(sde).float()  # the exact values at these very times
     for function in (sde.alpha, sde.sigma, sde.drift_rate, sde.diffusion):
-        torch.testing.assert_close(function(t).double(), function(t.double()), rtol=1e-5, atol=0)
-        assert function(t).shape == t.shape
+        value, exact = function(t), function(t.double())
+        assert value.shape == t.shape
+        # Or, where α falls steeply, no worse than if t itself had been rounded. The slope of a table of ln α is a
+        # difference: of two numbers up to 10, each rounded by 2⁻²², and at least 0.01; times Hermite's 6u(1 − u) ≤ 1.5.
+        steep = function in (sde.drift_rate, sde.diffusion) and isinstance(sde, DiscreteVPSDE)
+        assert ((value.double() - exact).abs() <= (1e-4 if steep else 1e-5) * exact.abs() + rounding(function, t)).all()
 
 
-@pytest.mark.parametrize("name", ["vp", "vp, constant beta"])
+@pytest.mark.parametrize(
+    "name",
+    ["vp", "vp, constant beta", "cosine", "cosine, large offset"] + [name for name in DISCRETE if "vp" in name],
+)
 def test_the_variance_preserving_process_preserves_unit_variance(name: str) -> None:
     t = whole_range(SDES[name])
     torch.testing.assert_close(
@@ -110,15 +159,30 @@ def test_sub_vp_has_the_drift_of_vp_and_the_square_of_its_noise() -> None:
     assert (sub.diffusion(t) < vp.diffusion(t))[:100].all()
 
 
-@pytest.mark.parametrize("name", ["power", "ve", "karras"])
-def test_variance_exploding_processes_never_shrink_the_data(name: str) -> None:
-    sde = SDES[name]
+@every_sde
+def test_variance_exploding_processes_alone_never_shrink_the_data(sde: SDE) -> None:
     t = whole_range(sde)
-    assert sde.variance_exploding
-    assert (sde.alpha(t) == 1).all()
-    assert (sde.drift_rate(t) == 0).all()
-    assert not VPSDE().variance_exploding
-    assert not SubVPSDE().variance_exploding
+    assert sde.variance_exploding == isinstance(sde, PowerVESDE | VESDE | KarrasSDE | DiscreteVESDE)
+    assert bool((sde.alpha(t) == 1).all()) == sde.variance_exploding
+    assert bool((sde.drift_rate(t) == 0).all()) == sde.variance_exploding
+
+
+@every_sde
+def test_rates_are_the_derivatives_of_alpha_and_sigma(sde: SDE) -> None:
+    """Also by the formula for any process, and in single precision."""
+    t = whole_range(sde)
+    by_autograd = derivative(sde.alpha, t), derivative(sde.sigma, t)
+    for rate, exact, general in zip(sde.rates(t), by_autograd, SDE.rates(sde, t), strict=True):
+        assert rate.shape == t.shape
+        torch.testing.assert_close(rate, exact, rtol=1e-9, atol=1e-12)
+        # ½g² and fσ² cancel down to σσ' where α is small
+        assert ((general - exact).abs() <= 1e-9 * exact.abs() + 1e-13 + 1e-14 * sde.diffusion(t) ** 2).all()
+    single = t.float()
+    for i in (0, 1):
+        exact = sde.rates(single.double())[i]
+        error = (sde.rates(single)[i].double() - exact).abs()
+        of_time = rounding(lambda t, i=i: sde.rates(t)[i], single)
+        assert (error <= (1e-4 if isinstance(sde, DiscreteVPSDE) else 1e-5) * exact.abs() + of_time).all()
 
 
 def test_known_values() -> None:
@@ -146,6 +210,21 @@ def test_known_values() -> None:
     assert sub.sigma(one).item() == pytest.approx(1 - math.exp(-10.05), rel=1e-12)
     assert sub.diffusion(one).item() == pytest.approx(math.sqrt(20 * (1 - math.exp(-20.1))), rel=1e-12)
 
+    cosine = CosineVPSDE(0.008)
+    at = [math.cos((t + 0.008) / 1.008 * math.pi / 2) / math.cos(0.008 / 1.008 * math.pi / 2) for t in (0, 0.5, 0.9946)]
+    times = double(0.0, 0.5, 0.9946)
+    assert cosine.alpha(times).tolist() == pytest.approx(at, rel=1e-12)
+    assert at[2] == pytest.approx(0.0084, abs=1e-4)
+    beta = [math.pi / 1.008 * math.tan((t + 0.008) / 1.008 * math.pi / 2) for t in (0, 0.5, 0.9946)]
+    assert (cosine.diffusion(times) ** 2).tolist() == pytest.approx(beta, rel=1e-12)
+    assert (-2 * cosine.drift_rate(times)).tolist() == pytest.approx(beta, rel=1e-12)
+
+    flow, third = RectifiedFlow(), double(1 / 3)
+    assert [f(third).item() for f in (flow.alpha, flow.sigma)] == pytest.approx([2 / 3, 1 / 3], rel=1e-12)
+    assert [f(third).item() for f in (flow.drift_rate, flow.diffusion)] == pytest.approx([-1.5, 1], rel=1e-12)
+    assert [rate.item() for rate in flow.rates(third)] == [-1, 1]
+    assert [flow.transition(half, third)[i].item() for i in (0, 1)] == pytest.approx([0.75, 0.25 - 1 / 16], rel=1e-12)
+
     karras = KarrasSDE()
     assert (karras.t_min, karras.T) == (0.002, 80.0)
     assert karras.sigma(double(3.0)).item() == 3
@@ -164,7 +243,7 @@ def test_vp_is_the_limit_of_ddpm() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (3, 1, 4, 5)])
-@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_marginal_and_perturbation_are_their_formulas(name: str, shape: tuple[int, ...]) -> None:
     sde = SDES[name]
     x0, z = (torch.randn(shape, dtype=torch.float64, generator=generator(seed)) for seed in (1, 2))
@@ -185,11 +264,10 @@ def test_transition_solves_the_sde_between_two_times(sde: SDE) -> None:
     span = sde.T - sde.t_min
     for low, high in ((0.0, 0.02), (0.0, 1.0), (0.3, 0.31), (0.3, 0.7), (0.95, 1.0)):
         s, t = double(sde.t_min + low * span), double(sde.t_min + high * span)
-        r = torch.linspace(s.item(), t.item(), 20_001, dtype=torch.float64)
         ratio, variance = sde.transition(t, s)
-        decay = sde.alpha(t) / sde.alpha(r)
-        assert math.log(ratio.item()) == pytest.approx(integral(sde.drift_rate(r), r).item(), rel=1e-9, abs=1e-12)
-        assert variance.item() == pytest.approx(integral((sde.diffusion(r) * decay) ** 2, r).item(), rel=1e-7)
+        assert math.log(ratio.item()) == pytest.approx(integral(sde.drift_rate, s, t, sde), rel=1e-9, abs=1e-12)
+        fresh = integral(lambda r, t=t: (sde.diffusion(r) * sde.alpha(t) / sde.alpha(r)) ** 2, s, t, sde)
+        assert variance.item() == pytest.approx(fresh, rel=1e-7)
 
 
 @every_sde
@@ -212,8 +290,13 @@ def test_short_transitions_survive_single_precision(sde: SDE) -> None:
     t = sde.timesteps(1000)
     ratio, variance = sde.transition(t[:-1], t[1:])
     exact_ratio, exact_variance = sde.transition(t[:-1].double(), t[1:].double())
-    torch.testing.assert_close(ratio.double(), exact_ratio, rtol=1e-6, atol=0)
-    torch.testing.assert_close(variance.double(), exact_variance, rtol=1e-3, atol=0)
+    # where α falls steeply, no worse than if the two times had been rounded
+    relative = rounding(lambda t: sde.alpha(t).log(), t)
+    bound = 1e-6 + relative[:-1] + relative[1:]
+    assert ((ratio.double() / exact_ratio - 1).abs() <= bound).all()
+    steep = 2 * exact_ratio**2 * (relative[:-1] + relative[1:])
+    assert ((variance.double() - exact_variance).abs() <= 1e-3 * exact_variance + steep).all()
+    assert (variance > 0).all()
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
@@ -242,7 +325,7 @@ def test_simulated_paths_have_the_marginals_mean_and_std(name: str) -> None:
 # ---- the prior
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_prior_is_normal_with_the_last_sigma(name: str) -> None:
     sde = SDES[name]
     std = sde.sigma(double(sde.T)).item()
@@ -256,7 +339,7 @@ def test_prior_is_normal_with_the_last_sigma(name: str) -> None:
     torch.testing.assert_close(z, std * torch.randn(1000, 3, 5, generator=generator()))
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 @pytest.mark.parametrize("shape", [(4, 3), (4, 2, 3, 3)])
 def test_prior_log_prob_is_the_normal_density(name: str, shape: tuple[int, ...]) -> None:
     sde = SDES[name]
@@ -326,10 +409,103 @@ def test_karras_timesteps_are_equation_5(name: str) -> None:
     torch.testing.assert_close(sde.timesteps(n - 1), torch.tensor(by_hand), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("name", ["cosine", "flow"])
+def test_timesteps_of_bounded_processes_are_uniform_in_time(name: str) -> None:
+    low, high = {"cosine": (1e-5, 0.9946), "flow": (1e-3, 0.999)}[name]
+    by_hand = [high + (i / 40) * (low - high) for i in range(41)]
+    torch.testing.assert_close(SDES[name].timesteps(40), torch.tensor(by_hand))
+
+
+@pytest.mark.parametrize("name", DISCRETE)
+def test_timesteps_of_discrete_processes_are_on_their_grid(name: str) -> None:
+    sde = SDES[name]
+    grid = sde.times
+    assert grid is not None
+    size = len(grid)
+    assert torch.equal(grid, torch.tensor([i / size for i in range(1, size + 1)]))
+    assert (sde.t_min, sde.T) == (1 / size, 1.0)
+    for n in range(1, size):
+        t = sde.timesteps(n)
+        assert t.shape == (n + 1,)
+        assert torch.isin(t, grid).all(), n
+        assert (t[0], t[-1]) == (grid[-1], grid[0])
+        places = (t * size).round().long()
+        # spread evenly: each within half a place, and the rounding of single precision, of where it belongs
+        even = torch.linspace(size, 1, n + 1, dtype=torch.float64)
+        assert (places - even).abs().max() <= 0.5 + 1e-6 * size, n
+        assert (places.diff() < 0).all(), n
+    assert torch.equal(sde.timesteps(size - 1), grid.flip(0))
+    assert (sde.timesteps(3 * size).diff() < 0).all()  # more than the grid has: some between its times
+
+
+# ---- times for training
+
+
+@every_sde
+def test_uniform_times_fill_the_range_or_hit_each_time_of_the_grid_equally(sde: SDE) -> None:
+    for dtype in (torch.float32, torch.float64):
+        if sde.times is None:
+            u = torch.tensor([0.0, 0.25, 0.5, 1 - torch.finfo(dtype).eps], dtype=dtype)
+            expected = torch.tensor([sde.t_min + (sde.T - sde.t_min) * v for v in u.tolist()], dtype=dtype)
+            torch.testing.assert_close(sde.uniform_times(u), expected)
+        else:
+            size = len(sde.times)
+            u = (torch.arange(8 * size, dtype=dtype) + 0.5) / (8 * size)  # eight in each N-th of [0, 1)
+            t = sde.uniform_times(u)
+            assert torch.isin(t.float(), sde.times).all()
+            assert (torch.bincount((t * size).round().long(), minlength=size + 1)[1:] == 8).all()
+            assert (t.diff() >= 0).all()
+        ends = torch.tensor([0.0, torch.nextafter(torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype))])
+        t = sde.uniform_times(ends.to(dtype))
+        assert t.dtype == dtype
+        sde.check_times(t, 2)  # the largest u below 1 is still within
+
+
+@every_sde
+def test_nearest_times_are_the_nearest(sde: SDE) -> None:
+    t = sde.t_min + (sde.T - sde.t_min) * torch.rand(300, dtype=torch.float64, generator=generator())
+    nearest = sde.nearest_times(t)
+    if sde.times is None:
+        assert torch.equal(nearest, t)
+        return
+    grid = torch.arange(1, len(sde.times) + 1, dtype=torch.float64) / len(sde.times)
+    distances = (t[:, None] - grid).abs()
+    torch.testing.assert_close((nearest - t).abs(), distances.min(1).values, rtol=0, atol=1e-15)
+    torch.testing.assert_close(nearest, grid[distances.argmin(1)], rtol=0, atol=1e-15)
+    assert torch.equal(sde.nearest_times(sde.times), sde.times)  # those of the grid stay where they are
+    beyond = double(sde.t_min / 10, sde.T + 0.01)  # the nearest is an end
+    torch.testing.assert_close(sde.nearest_times(beyond), grid[[0, -1]])
+
+
+@every_sde
+def test_times_are_checked(sde: SDE) -> None:
+    for dtype in (torch.float32, torch.float64):
+        ends = torch.tensor([sde.t_min, sde.T], dtype=dtype)
+        sde.check_times(ends, 2)
+        sde.check_times(sde.timesteps(5), 6)
+        middle = ends.mean()
+        for shape, t in (((1,), middle.reshape(1)), ((2, 1), ends[:, None]), ((), middle), ((3,), middle.expand(3))):
+            with pytest.raises(ValueError, match=rf"t has shape {re.escape(str(shape))}: must be \(2,\)"):
+                sde.check_times(t, 2)
+        within = re.escape(f"must be in [{sde.t_min:g}, {sde.T:g}]")
+        for bad in (0.99 * sde.t_min, -middle.item(), 0.0, 1.01 * sde.T, math.inf, -math.inf, math.nan):
+            for t in (torch.tensor([bad, middle], dtype=dtype), torch.tensor([middle, bad], dtype=dtype)):
+                # NaN hides the other; else both are named
+                named = "t in [nan, nan]" if math.isnan(bad) else f"t in [{t.min():g}, {t.max():g}]"
+                with pytest.raises(ValueError, match=re.escape(named) + ": " + within):
+                    sde.check_times(t, 2)
+
+
+def test_times_elsewhere_than_on_a_cpu_are_not_waited_for() -> None:
+    VPSDE().check_times(torch.zeros(2, device="meta"), 2)
+    with pytest.raises(ValueError, match=r"t has shape \(2,\)"):
+        VPSDE().check_times(torch.zeros(2, device="meta"), 3)
+
+
 def test_timesteps_follow_the_default_dtype() -> None:
     torch.set_default_dtype(torch.float64)
     try:
-        for name in DEFAULTS:
+        for name in ONE_OF_EACH:
             t = SDES[name].timesteps(7)
             assert t.dtype == torch.float64
             assert (t[0].item(), t[-1].item()) == (SDES[name].T, SDES[name].t_min)
@@ -355,6 +531,27 @@ def test_timesteps_follow_the_default_dtype() -> None:
         (lambda: KarrasSDE(0.0, 80.0), "sigma_min=0.0"),
         (lambda: KarrasSDE(1.0, 1.0), "sigma_max=1.0"),
         (lambda: KarrasSDE(rho=0.5), "rho=0.5"),
+        (lambda: KarrasSDE(rho=math.nan), "rho=nan"),
+        (lambda: VESDE(math.nan, 1.0), "sigma_min=nan"),
+        (lambda: VESDE(0.1, math.nan), "sigma_max=nan"),
+        (lambda: VPSDE(0.1, math.nan), "beta_max=nan"),
+        (lambda: CosineVPSDE(0.0), "s=0.0"),
+        (lambda: CosineVPSDE(-0.008), "s=-0.008"),
+        (lambda: CosineVPSDE(math.nan), "s=nan"),
+        (lambda: DiscreteVPSDE(1), "num_steps=1: must be at least 2"),
+        (lambda: DiscreteVPSDE(10, 0.0, 0.1), "beta_start=0.0"),
+        (lambda: DiscreteVPSDE(10, 0.2, 0.1), "beta_start=0.2, beta_end=0.1"),
+        (lambda: DiscreteVPSDE(10, 0.1, 1.0), "beta_end=1.0"),
+        (lambda: DiscreteVPSDE(10, math.nan), "beta_start=nan"),
+        (lambda: DiscreteVPSDE(10, 0.1, math.nan), "beta_end=nan"),
+        (lambda: DiscreteVPSDE(schedule="sigmoid"), "schedule='sigmoid': must be 'linear' or 'cosine'"),  # type: ignore[arg-type]
+        (lambda: DiscreteVESDE(1), "num_scales=1: must be at least 2"),
+        (lambda: DiscreteVESDE(10, 0.0, 1.0), "sigma_min=0.0"),
+        (lambda: DiscreteVESDE(10, 1.0, 1.0), "sigma_max=1.0"),
+        (lambda: DiscreteVESDE(10, math.nan), "sigma_min=nan"),
+        (lambda: DiscreteVPSDE().timesteps(0), "steps=0"),
+        (lambda: DiscreteVESDE().timesteps(-1), "steps=-1"),
+        (lambda: RectifiedFlow().timesteps(0), "steps=0"),
         (lambda: VPSDE().timesteps(0), "steps=0"),
         (lambda: KarrasSDE().timesteps(0), "steps=0"),
     ],

@@ -8,15 +8,20 @@ from diffusion_lightning import (
     SDE,
     VESDE,
     VPSDE,
+    CosineVPSDE,
+    DiscreteVESDE,
+    DiscreteVPSDE,
     GaussianMixtureDenoiser,
     Heun,
     KarrasSDE,
     PowerVESDE,
     ProbabilityFlowODE,
+    RectifiedFlow,
     SubVPSDE,
 )
 
-PROCESSES = [PowerVESDE(), VESDE(), VPSDE(), SubVPSDE(), KarrasSDE()]
+PROCESSES: list[SDE] = [PowerVESDE(), VESDE(), VPSDE(), SubVPSDE(), KarrasSDE(), CosineVPSDE(), RectifiedFlow()]
+PROCESSES += [DiscreteVPSDE(), DiscreteVPSDE(40, schedule="cosine"), DiscreteVESDE()]
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda sde: type(sde).__name__)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.denoiser import Denoiser, check_conditions
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.sde import SDE
 
@@ -93,11 +93,13 @@ class Sampler(ABC):
             The samples, ``shape``; with ``trajectory=True`` ``(frames, *shape)``, the first frame the start.
 
         Raises:
-            ValueError: if the sampler does not fit the SDE, or ``x_T`` has another shape or is not finite.
+            ValueError: if the sampler does not fit the SDE, ``x_T`` has another shape or is not finite, or a condition
+                is not one for each example.
         """
         self.check(denoiser.sde)
         if min(shape) < 1:
             raise ValueError(f"shape={tuple(shape)}: every size must be at least 1")
+        check_conditions(cond, shape[0])
         if x_T is None:
             x_T = denoiser.sde.prior(shape, device=denoiser.device, generator=generator)
         elif tuple(x_T.shape) != tuple(shape):
@@ -134,7 +136,7 @@ class StepSampler(Sampler):
 
     def __init__(self, steps: int, t_min: float | None = None) -> None:
         super().__init__(t_min)
-        if steps < 1:
+        if not (steps >= 1 and steps % 1 == 0):
             raise ValueError(f"steps={steps}: at least 1 step is needed")
         self.steps = steps
 

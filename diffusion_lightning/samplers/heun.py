@@ -28,7 +28,7 @@ class Heun(RhoSpacedSampler):
         t_min: where the grid ends before the last step; the SDE's own ``t_min`` if left out.
 
     Raises:
-        ValueError: if ``rho`` is below 1 or ``churn`` is negative.
+        ValueError: if ``rho`` is below 1, ``churn`` or ``churn_noise`` negative, or ``churn_min`` above ``churn_max``.
     """
 
     def __init__(
@@ -42,8 +42,11 @@ class Heun(RhoSpacedSampler):
         t_min: float | None = None,
     ) -> None:
         super().__init__(steps, rho, t_min)
-        if not churn >= 0:
-            raise ValueError(f"churn={churn}: must be 0 or above")
+        for name, value in (("churn", churn), ("churn_noise", churn_noise)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value}: must be 0 or above")
+        if not 0 <= churn_min <= churn_max:
+            raise ValueError(f"churn_min={churn_min}, churn_max={churn_max}: need 0 <= churn_min <= churn_max")
         self.churn = churn
         self.churn_min, self.churn_max = churn_min, churn_max
         self.churn_noise = churn_noise

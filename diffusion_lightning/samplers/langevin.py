@@ -29,7 +29,7 @@ class AnnealedLangevin(NoiseLevelSampler):
         steps_per_scale: T of the paper, at least 1.
         step_size: ε, positive, in units of x². Stable below 2·σ̃_min²; the paper's 2e-5 suits σ̃_min = 0.01.
         scales: levels on a continuous process, at least 2; a discrete process uses its own.
-        t_min: the time of the smallest level; the SDE's own ``t_min`` if left out.
+        t_min: the time of the smallest level, on a grid of the first one from there; the SDE's own if left out.
 
     Raises:
         ValueError: if an argument is out of its range; when called, if ``step_size`` is unstable at σ̃_min.
@@ -38,11 +38,11 @@ class AnnealedLangevin(NoiseLevelSampler):
     def __init__(
         self, steps_per_scale: int = 100, step_size: float = 2e-5, scales: int = 10, t_min: float | None = None
     ) -> None:
-        if steps_per_scale < 1:
+        if not steps_per_scale >= 1:
             raise ValueError(f"steps_per_scale={steps_per_scale}: must be at least 1")
         if not 0 < step_size < math.inf:
             raise ValueError(f"step_size={step_size}: must be positive")
-        if scales < 2:
+        if not (scales >= 2 and scales % 1 == 0):
             raise ValueError(f"scales={scales}: must be at least 2")
         super().__init__(steps_per_scale, t_min)
         self.steps_per_scale = steps_per_scale
@@ -55,14 +55,15 @@ class AnnealedLangevin(NoiseLevelSampler):
         if self.step_size > LARGEST_STEP * lowest**2:
             raise ValueError(
                 f"step_size={self.step_size}: Langevin dynamics is unstable at the smallest noise level "
-                f"{lowest:.3g} of {type(sde).__name__}; use at most {LARGEST_STEP * lowest**2:.2g} (a tenth of that is "
-                "usual), a larger t_min, or another sampler"
+                f"{lowest:.3g} of {type(sde).__name__}: must be at most {LARGEST_STEP * lowest**2} (a tenth of that is "
+                "usual); or give a larger t_min, or another sampler"
             )
 
     def levels(self, sde: SDE) -> list[float]:
         if sde.times is not None:
             times = sde.times.double().flip(0)
-            return sde.noise_level(times[times >= (self.t_min or 0.0)]).tolist()
+            # a time of the grid is one of its own rounding
+            return sde.noise_level(times[times >= (self.t_min or 0.0) * (1 - 1e-6)]).tolist()
         first, last = (math.log(level) for level in self.limits(sde))
         return torch.linspace(first, last, self.scales, dtype=torch.float64).exp().tolist()
 

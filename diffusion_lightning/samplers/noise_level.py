@@ -7,6 +7,7 @@ eq. 3 and 4 with s = 1). An algorithm written in these variables fits every line
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, TypeAlias
 
 import torch
@@ -46,6 +47,7 @@ class NoiseLevelSampler(StepSampler):
         lowest = self.t_min or sde.t_min
 
         # times and scales are worked out on the host, in double: no step waits for the device to read a number
+        @cache
         def time_and_scale(level: float) -> tuple[float, float]:
             t = sde.time_at(torch.tensor(level, dtype=torch.float64)).clamp(lowest, sde.T)
             return t.item(), sde.alpha(t).item()

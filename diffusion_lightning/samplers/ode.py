@@ -60,6 +60,7 @@ def integrate(
             options["norm"] = norm
     elif method == "explicit_adams":
         options["max_order"] = 4  # torchdiffeq's 12 diverges here at any number of steps worth taking
+    earliest, latest = times.min(), times.max()
     span = math.log(sde.noise_level(times[0]) / sde.noise_level(times[-1]))
 
     def failure(reason: object) -> FloatingPointError:
@@ -74,7 +75,8 @@ def integrate(
         if not bar.disable:  # reading t waits for the device
             done = math.log(sde.noise_level(times[0]) / sde.noise_level(t)) / span
             bar.update(max(0.0, round(100 * done, 1) - bar.n))
-        return derivative(t, state)
+        # the guess of the first step looks ahead as far as it likes
+        return derivative(t.clamp(earliest, latest), state)
 
     try:
         return odeint(observed, state, times, rtol=rtol, atol=atol, method=method, options=options)
@@ -122,7 +124,7 @@ class ProbabilityFlowODE(Sampler):
         if method not in methods:
             raise ValueError(f"method={method!r}: must be one of {', '.join(methods)}")
         check_tolerances(rtol, atol)
-        if steps < 1:
+        if not (steps >= 1 and steps % 1 == 0):
             raise ValueError(f"steps={steps}: at least 1 step is needed")
         self.method = method
         self.rtol, self.atol = rtol, atol

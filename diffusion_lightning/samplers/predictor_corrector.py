@@ -120,9 +120,9 @@ class PredictorCorrector(StepSampler):
         t_min: float | None = None,
     ) -> None:
         super().__init__(steps, t_min)
-        if not snr > 0:
+        if not 0 < snr < math.inf:
             raise ValueError(f"snr={snr}: must be positive")
-        if corrector_steps < 1:
+        if not corrector_steps >= 1:
             raise ValueError(f"corrector_steps={corrector_steps}: must be at least 1 (corrector=None leaves it out)")
         if predictor is None and corrector is None:
             raise ValueError("predictor=None, corrector=None: at least one of them is needed")

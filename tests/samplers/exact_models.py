@@ -15,7 +15,18 @@ from diffusion_lightning.samplers import (
     Predictor,
     ReverseDiffusionPredictor,
 )
-from diffusion_lightning.sde import SDE, VESDE, VPSDE, KarrasSDE, PowerVESDE, SubVPSDE
+from diffusion_lightning.sde import (
+    SDE,
+    VESDE,
+    VPSDE,
+    CosineVPSDE,
+    DiscreteVESDE,
+    DiscreteVPSDE,
+    KarrasSDE,
+    PowerVESDE,
+    RectifiedFlow,
+    SubVPSDE,
+)
 
 SDES: dict[str, SDE] = {
     "power": PowerVESDE(),
@@ -23,6 +34,13 @@ SDES: dict[str, SDE] = {
     "vp": VPSDE(),
     "subvp": SubVPSDE(),
     "karras": KarrasSDE(),
+}
+ALL_SDES: dict[str, SDE] = SDES | {
+    "cosine": CosineVPSDE(),
+    "flow": RectifiedFlow(),
+    "discrete vp": DiscreteVPSDE(50, 2e-3, 0.4),
+    "discrete cosine": DiscreteVPSDE(60, schedule="cosine"),
+    "discrete ve": DiscreteVESDE(100, 0.01, 50.0),
 }
 PREDICTORS: dict[str, Predictor | None] = {
     "euler": EulerMaruyamaPredictor(),
