@@ -469,6 +469,13 @@ MUTATIONS = [
         "2 / LEVELS * levels - 1",
         "tests/test_likelihood.py",
     ),
+    Mutation(
+        "an ODE solver that looks beyond the times of the process (a former bug)",
+        "samplers/ode.py",
+        "derivative(t.clamp(earliest, latest), state)",
+        "derivative(t, state)",
+        "tests/test_likelihood.py",
+    ),
     # ---- the average
     Mutation(
         "decay and 1 − decay swapped",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from diffusion_lightning import (
+    MLP,
     VESDE,
     VPSDE,
     EulerMaruyama,
@@ -24,9 +25,13 @@ from diffusion_lightning import (
     Heun,
     KarrasPreconditioning,
     KarrasSDE,
+    NoisePrediction,
+    Points,
     RunLogger,
+    SampleWriter,
     ScoreModule,
     SubVPSDE,
+    cli,
 )
 from diffusion_lightning.callbacks import SlicedWasserstein, VectorField, vector_field
 from diffusion_lightning.callbacks.vector_field import (
@@ -371,3 +376,25 @@ def test_arguments_are_kept():
     arguments |= {"noise_level": 0.5, "name": "other"}
     field = VectorField(**arguments)
     assert {name: getattr(field, name) for name in arguments} == arguments
+
+
+def test_points_are_sampled_to_a_plot_or_to_numbers_and_not_to_pictures(tmp_path, make_trainer, make_module, capsys):
+    module = make_module(network=MLP(), sde=VPSDE(), parameterization=NoisePrediction())
+    trainer = make_trainer(callbacks=[SampleWriter()])
+    data = Points(num_predict=4)
+    trainer.fit(module, datamodule=data)
+    with pytest.raises(ValueError, match=r"an example of this model has shape \(2,\): use `lightning sample"):
+        trainer.predict(module, datamodule=data)
+
+    path = tmp_path / "points.ckpt"
+    trainer.save_checkpoint(path)
+    sample = ["sample", "--ckpt_path", str(path), "--num", "5", "--quiet", "--output"]
+    cli.main([*sample, str(tmp_path / "x.npz")])
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert arrays["samples"].shape == (5, 2)
+        assert np.isfinite(arrays["samples"]).all()
+    cli.main([*sample, str(tmp_path / "x.png")])
+    assert Image.open(tmp_path / "x.png").size[0] >= 300
+    with pytest.raises(SystemExit):
+        cli.main([*sample, str(tmp_path / "folder")])
+    assert "points are written as .png (a plot) or .npz" in capsys.readouterr().err

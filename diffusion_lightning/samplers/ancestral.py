@@ -9,6 +9,7 @@ Both samplers put D(x_t, t) for x0. On a discrete process with as many steps as 
 fewer they take evenly spread times of the grid, and a continuous process has its own ``timesteps``.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -31,9 +32,9 @@ def posterior(sde: SDE, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> tuple[Te
 class _Ancestral(StepSampler):
     """Steps through the times of the process; the last evaluation, at t_min, is the sample."""
 
+    @abstractmethod
     def step(self, sde: SDE, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of x_s given x_t = ``x`` and D(x_t, t) = ``x0``."""
-        raise NotImplementedError
 
     @property
     def noisy(self) -> bool:
