@@ -394,9 +394,9 @@ MUTATIONS = [
     Mutation(
         "noise left in the last step of DDPM",
         "samplers/ancestral.py",
-        "yield x0\n                return",
-        "yield x0 + sde.sigma(t)[:, None] * torch.randn_like(x0)\n                return",
-        TABLE,
+        "yield x0\n",
+        "yield x0 + expand(sde.sigma(t), x0) * standard_normal(x0.shape, device=x.device, generator=generator)\n",
+        f"{CONTRACTS}",
     ),
     Mutation(
         "DPM-Solver++ extrapolated to the step's end, not its middle",
@@ -515,7 +515,8 @@ def run_tests(folder: Path, selections: list[str]) -> tuple[int, str]:
         "PYTHONDONTWRITEBYTECODE": "1",  # a stale cache of the text before would hide the mistake
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *selections]
+    # in one process: with several, stopping at the first failure has an exit code of its own
+    command = [sys.executable, "-m", "pytest", "-n0", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *selections]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     lines = result.stdout.strip().splitlines() or [result.stderr.strip()]
     failed = [line.partition(" ")[2].partition(" - ")[0] for line in lines if line.startswith(("FAILED ", "ERROR "))]
