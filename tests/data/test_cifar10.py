@@ -75,3 +75,22 @@ def test_damaged_cifar10_is_one_clear_line(root):
     with pytest.raises(OSError, match="CIFAR10") as error:
         CIFAR10(root=str(root)).prepare_data()
     assert "\n" not in str(error.value)
+
+
+def test_images_are_served_in_another_size(root):
+    """Resized batch by batch for training, validation and the FID's reference alike, which counts as another set."""
+    plain, large = CIFAR10(root=str(root), batch_size=4), CIFAR10(root=str(root), batch_size=4, image_size=64)
+    assert large.shape == (3, 64, 64)
+    images, labels = large.train_images[[3, 0]]
+    own, own_labels = plain.train_images[[3, 0]]
+    assert (images.shape, images.dtype) == ((2, 3, 64, 64), torch.uint8)
+    assert torch.equal(labels, own_labels)
+    expected = torch.nn.functional.interpolate(own.float(), (64, 64), mode="bilinear", antialias=True)
+    assert (images.float() - expected).abs().max() <= 1  # rounding
+    for batch in (next(iter(large.train_dataloader()))[0], next(iter(large.val_dataloader()))[0]):
+        assert batch.shape[1:] == (3, 64, 64)
+    assert next(large.fid_reference()).shape[1:] == (3, 64, 64)
+    assert large.fingerprint() != plain.fingerprint()
+    assert CIFAR10(root=str(root), image_size=32).fingerprint() == plain.fingerprint()
+    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
+        CIFAR10(image_size=0)
