@@ -2,10 +2,14 @@
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torchvision.utils import make_grid
+
+if TYPE_CHECKING:  # loaded only where something is plotted
+    from matplotlib.figure import Figure
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -18,19 +22,25 @@ def image_grid(x: Tensor) -> Tensor:
     return make_grid(to_uint8(x), nrow=math.ceil(math.sqrt(len(x))), padding=2)
 
 
-def points_picture(x: Tensor) -> Tensor:
-    """Points ``(B, 2)`` as a scatter plot; uint8 ``(3, H', W')``."""
+def figure_picture(figure: "Figure") -> Tensor:
+    """A matplotlib figure as a picture, without pyplot, which keeps global state; uint8 ``(3, H, W)``."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1).contiguous()
+
+
+def points_picture(x: Tensor) -> Tensor:
+    """Points ``(B, 2)`` as a scatter plot; uint8 ``(3, H', W')``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     panel = figure.subplots()
     panel.set_aspect("equal", adjustable="datalim")
     panel.scatter(x[:, 0].float(), x[:, 1].float(), s=6, color="tab:red", alpha=0.6, linewidths=0)
-    canvas.draw()
-    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
+    return figure_picture(figure)
 
 
 def write_png(picture: Tensor, path: Path) -> None:

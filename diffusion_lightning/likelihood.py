@@ -85,9 +85,7 @@ def log_likelihood(
         raise ValueError("x holds NaN or infinite values: all must be finite")
     sde = denoiser.sde
     first = sde.t_min if t_min is None else t_min
-    if not sde.t_min <= first < sde.T:
-        raise ValueError(f"t_min={t_min}: must be in [{sde.t_min:g}, {sde.T:g}), the times of the process")
-
+    sde.check_t_min(first)
     check_conditions(cond, len(x))
     weight = next(denoiser.parameters(), None)
     x = x.to(denoiser.device, x.dtype if weight is None else weight.dtype)

@@ -165,6 +165,13 @@ class SDE(ABC):
         """The times of the grid nearest to ``t``; ``t`` itself without a grid."""
         return t
 
+    def check_t_min(self, t_min: float) -> None:
+        """Raise a ValueError unless ``t_min``, which is to take the place of the process's own, is in [t_min, T)."""
+        _require(
+            self.t_min <= t_min < self.T,
+            f"t_min={t_min}: must be in [{self.t_min:g}, {self.T:g}), the times of the process",
+        )
+
     def check_times(self, t: Tensor, batch: int) -> None:
         """Raise a ValueError unless ``t`` is ``(batch,)`` and, where looking costs no waiting, in [t_min, T]."""
         _require(t.shape == (batch,), f"t has shape {tuple(t.shape)}: must be ({batch},), a time for each example")

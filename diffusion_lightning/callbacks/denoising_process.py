@@ -3,7 +3,7 @@
 import math
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -14,6 +14,7 @@ from diffusion_lightning.callbacks.pictures import (
     is_due,
     leave_picture,
 )
+from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
@@ -23,7 +24,7 @@ SHOWN, EXTENT = 0.99, 1.5
 """The part of a frame's values that may reach this far; samples overshoot [-1, 1] a little, noise by more."""
 
 
-class DenoisingProcess(Callback):
+class DenoisingProcess(SamplingCallback):
     """Draws samples with the EMA weights and leaves their denoising as ``<name>/epoch=….png`` and with the loggers.
 
     One row per sample, time running left to right from the start at T to the sample, with equally many of the sampler's
@@ -61,9 +62,8 @@ class DenoisingProcess(Callback):
         self.name = name
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         assert isinstance(pl_module, ScoreModule)
-        if self.sampler is not None:
-            self.sampler.check(pl_module.denoiser.sde)
         check_images(self, trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

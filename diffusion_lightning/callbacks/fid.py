@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, share
+from diffusion_lightning.callbacks.pictures import check_at_least_one, share
+from diffusion_lightning.callbacks.sampling import Measurement
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.metrics.fid import ReferenceFID, build_features
 from diffusion_lightning.module import ScoreModule
@@ -17,7 +18,7 @@ from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 
 
-class FIDCallback(Callback):
+class FIDCallback(Measurement):
     """Logs the Fréchet distance between samples, drawn with the EMA weights, and the training images.
 
     Logged as ``fid/<features>@<num_samples>``, such as ``fid/mnist@1000``. Samples are quantized to 8 bits first, as
@@ -65,9 +66,7 @@ class FIDCallback(Callback):
         self._has_reference = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        assert isinstance(pl_module, ScoreModule)
-        if self.sampler is not None:
-            self.sampler.check(pl_module.denoiser.sde)
+        super().setup(trainer, pl_module, stage)
         if self._fid is not None or stage == "predict":
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -78,19 +77,7 @@ class FIDCallback(Callback):
         self.name = f"fid/{label}@{self.num_samples}"
         self._fid = ReferenceFID(features, self.cache)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if is_due(trainer, self.every_n_epochs):
-            self._evaluate(trainer, pl_module)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self._evaluate(trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._evaluate(trainer, pl_module)
-
-    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, ScoreModule)
+    def evaluate(self, trainer: Trainer, pl_module: ScoreModule) -> None:
         assert self._fid is not None
         assert self.name is not None
         self._fid.metric.to(pl_module.device)

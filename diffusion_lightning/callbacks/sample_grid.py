@@ -1,7 +1,7 @@
 """A grid of samples after an epoch, from the same noise every time: the pictures improve, the digits stay."""
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from diffusion_lightning.callbacks.pictures import (
     check_at_least_one,
@@ -11,13 +11,14 @@ from diffusion_lightning.callbacks.pictures import (
     leave_picture,
     share,
 )
+from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.images import image_grid
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 
 
-class SampleGrid(Callback):
+class SampleGrid(SamplingCallback):
     """Draws samples with the EMA weights and leaves the grid as ``<name>/epoch=….png`` and with the loggers.
 
     The work is split over the processes. The generator is the callback's own and starts anew each time.
@@ -50,9 +51,8 @@ class SampleGrid(Callback):
         self.name = name
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         assert isinstance(pl_module, ScoreModule)
-        if self.sampler is not None:
-            self.sampler.check(pl_module.denoiser.sde)
         check_images(self, trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -3,17 +3,18 @@
 import math
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from diffusion_lightning.callbacks.held_out import held_out_points
-from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due
+from diffusion_lightning.callbacks.pictures import check_at_least_one
+from diffusion_lightning.callbacks.sampling import Measurement
 from diffusion_lightning.metrics.sliced_wasserstein import sliced_wasserstein
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 
 
-class SlicedWasserstein(Callback):
+class SlicedWasserstein(Measurement):
     """Logs how far samples, drawn with the EMA weights, are from as many held-out points of the data.
 
     Logged as ``sliced_wasserstein@<num_samples>``, in units of the points (:func:`sliced_wasserstein`). Even two sets
@@ -43,9 +44,8 @@ class SlicedWasserstein(Callback):
         return f"sliced_wasserstein@{self.num_samples}"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         assert isinstance(pl_module, ScoreModule)
-        if self.sampler is not None:
-            self.sampler.check(pl_module.denoiser.sde)
         if stage == "predict":
             return
         available = len(held_out_points(self, trainer, pl_module, "FIDCallback"))
@@ -55,19 +55,7 @@ class SlicedWasserstein(Callback):
                 "so at most that many"
             )
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if is_due(trainer, self.every_n_epochs):
-            self._evaluate(trainer, pl_module)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self._evaluate(trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._evaluate(trainer, pl_module)
-
-    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, ScoreModule)
+    def evaluate(self, trainer: Trainer, pl_module: ScoreModule) -> None:
         real = held_out_points(self, trainer, pl_module, "FIDCallback")[: self.num_samples]
         # the seed has no rank in it: a log that every process writes needs no synchronization if all write the same
         generator = torch.Generator(pl_module.device).manual_seed(derive_seed(global_seed(), Stream.DISTANCE))

@@ -9,12 +9,14 @@ so that pictures of different processes compare.
 """
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from diffusion_lightning.callbacks.held_out import held_out_points
 from diffusion_lightning.callbacks.pictures import check_at_least_one, epoch_path, is_due, leave_picture
+from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.images import figure_picture
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
@@ -27,7 +29,7 @@ INSIDE, MARGIN = 0.99, 0.15
 """The part of the real points, along each axis, whose range is shown; and the margin around it, as a part of it."""
 
 
-class VectorField(Callback):
+class VectorField(SamplingCallback):
     """Leaves a picture of a model of 2-D points as ``<name>/epoch=….png`` and with the loggers, on its EMA weights.
 
     Its three panels are limited to the range of the held-out points (99 % of them along each axis) and a margin:
@@ -71,9 +73,8 @@ class VectorField(Callback):
         self.name = name
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         assert isinstance(pl_module, ScoreModule)
-        if self.sampler is not None:
-            self.sampler.check(pl_module.denoiser.sde)
         held_out_points(self, trainer, pl_module, "SampleGrid or DenoisingProcess")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -162,14 +163,11 @@ def draw(
     Returns:
         uint8 ``(3, H, W)``.
     """
-    # here, so that a run without this callback does not wait for it; and without pyplot, which keeps global state
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    # here, so that a run without this callback does not wait for it
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 5.4), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     score_panel, points_panel, path_panel = figure.subplots(1, 3)
     for panel in (score_panel, points_panel, path_panel):
         panel.set_aspect("equal")
@@ -207,5 +205,4 @@ def draw(
             loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=2, frameon=False, fontsize=9, markerscale=1.2
         )
 
-    canvas.draw()
-    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1).contiguous()
+    return figure_picture(figure)

@@ -64,8 +64,8 @@ class Sampler(ABC):
 
     def check(self, sde: SDE) -> None:
         """Raise a ValueError that says why, and what to use, if this sampler does not fit the process."""
-        if self.t_min is not None and not sde.t_min <= self.t_min < sde.T:
-            raise ValueError(f"t_min={self.t_min}: must be in [{sde.t_min:g}, {sde.T:g}), the times of the process")
+        if self.t_min is not None:
+            sde.check_t_min(self.t_min)
 
     def __call__(
         self,
