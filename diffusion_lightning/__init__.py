@@ -49,6 +49,7 @@ _HOME = {
     "networks": ("ScoreNet", "UNet", "DoubleConvUNet", "MLP"),
     "data": ("EmbeddedMNIST", "MNIST", "CIFAR10", "ImageFolder", "Points"),
     "ema": ("EMA",),
+    "checkpoint": ("WholeCheckpointIO",),
     "module": ("ScoreModule",),
     "callbacks": (
         "SampleGrid",
@@ -59,6 +60,7 @@ _HOME = {
         "SampleWriter",
         "LastCheckpoint",
         "BestCheckpoint",
+        "GracefulStop",
         "TrainingProgressBar",
     ),
     "precision": ("AutoPrecision",),

@@ -1,14 +1,56 @@
-"""Reading checkpoints: tensors and plain values only, and one clear line for whatever is wrong with a file."""
+"""Checkpoint files: whole or absent when written; tensors and plain values only, and verified, when read."""
 
 import os
+import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 
 KEY = "diffusion_lightning"
-"""Where a checkpoint keeps what is ours: the package's version and the loggers' run ids."""
+"""Where a checkpoint keeps what is ours: the package's version, the loggers' run ids, where the run stands."""
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint to a temporary file, flushes it to the disk and renames it, in one pass over its bytes.
+
+    A file of the checkpoint's name is therefore a whole one, whenever the process or the machine stops. Where it cannot
+    be written (the disk is full, the folder is gone), a warning names the file and the free space, the former file
+    stays as it was, and training goes on.
+
+    Use: ``Trainer(plugins=[WholeCheckpointIO()])``; the ``lightning`` command always does.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write ``checkpoint`` to the local file ``path``, as ``torch.save`` does."""
+        path = Path(path)
+        part = path.with_name(path.name + ".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+            _flush_folder(path.parent)
+        except (OSError, RuntimeError) as error:  # of the latter type where torch's own writer meets a full disk
+            rank_zero_warn(
+                f"{path} could not be written: {' '.join(str(error).split())} ({_free_space(path.parent)}). "
+                "Training goes on; the checkpoint that was there before is unchanged"
+            )
+            _remove(part)
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """As :func:`load_checkpoint`, whatever ``weights_only`` says."""
+        return load_checkpoint(path, map_location)
 
 
 def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
@@ -26,8 +68,9 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     if not path.is_file():
         raise FileNotFoundError(f"ckpt_path={str(path)!r}: there is no such file{_neighbours(path)}")
     try:
+        if zipfile.is_zipfile(path):
+            _check_sums(path)
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-        _check_sums(path)
     except Exception as error:  # what torch and zipfile raise for a damaged file is of many types
         if "GLOBAL" in str(error):  # the pickle's way of naming anything that would be called or built
             raise ValueError(
@@ -43,11 +86,55 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     return checkpoint
 
 
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest intact checkpoint of a run's folder and its content; None if the folder holds no checkpoint.
+
+    Those that are damaged are each reported by a warning.
+
+    Raises:
+        ValueError: if there are checkpoints, but none is intact.
+    """
+    found = sorted(folder.glob("*.ckpt"), key=_newest_first)
+    for path in found:
+        try:
+            return path, load_checkpoint(path)
+        except (ValueError, OSError) as error:
+            rank_zero_warn(f"{error}; looking for the next older one")
+    if found:
+        raise ValueError(f"ckpt_path='last': no checkpoint in {folder} is intact ({', '.join(p.name for p in found)})")
+    return None
+
+
+def _newest_first(path: Path) -> tuple[bool, int]:
+    return path.name != "last.ckpt", -path.stat().st_mtime_ns
+
+
 def _check_sums(path: Path) -> None:
     """Compare every part of the file with its check sum, which ``torch.load`` does not."""
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"the check sum of {damaged} is wrong")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Write the new name to the disk too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _free_space(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**30:.3g} GiB free"
+    except OSError as error:
+        return f"{error.strerror}"
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _neighbours(path: Path) -> str:

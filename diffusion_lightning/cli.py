@@ -1,6 +1,7 @@
 """The `lightning` command: LightningCLI's fit, validate, test and predict, and sample and likelihood."""
 
 import logging
+import os
 import sys
 import tempfile
 import traceback
@@ -11,11 +12,20 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from diffusion_lightning.callbacks import BestCheckpoint, LastCheckpoint, SampleWriter, TrainingProgressBar
-from diffusion_lightning.checkpoint import KEY, load_checkpoint
+from diffusion_lightning.callbacks import (
+    BestCheckpoint,
+    GracefulStop,
+    LastCheckpoint,
+    SampleWriter,
+    TrainingProgressBar,
+)
+from diffusion_lightning.callbacks.graceful_stop import Stopped
+from diffusion_lightning.checkpoint import KEY, WholeCheckpointIO, load_checkpoint, load_newest
 from diffusion_lightning.likelihood_command import likelihood_command
 from diffusion_lightning.loggers import RunLogger, WandbLogger
 from diffusion_lightning.module import ScoreModule
@@ -37,6 +47,9 @@ usage: lightning {fit,validate,test,predict,sample,likelihood} [options]
 
 lightning <command> --help lists a command's options; --debug shows the traceback of an error.
 """
+
+SLURM_JOB = "slurm_job"
+"""File in a run's folder with the id of the SLURM job that started it."""
 
 # what a user's mistake raises; any other type is a mistake of ours, whose traceback must not be lost
 EXPECTED = (ValueError, TypeError, OSError, MisconfigurationException, ImportError, FloatingPointError)
@@ -103,10 +116,13 @@ class DiffusionCLI(LightningCLI):
         files = [Path(str(path)) for path in config.get("config") or []]
         if config.run_name is None:
             config.run_name = files[0].stem if files else "run"
-        if config.ckpt_path == "last":
-            config.ckpt_path = str(self._last_checkpoint(config, files))
-        if config.ckpt_path is not None:
+        requeued = self._requeued_run(config) if config.ckpt_path is None and self.subcommand == "fit" else None
+        if config.ckpt_path == "last" or requeued is not None:
+            path, self.resumed = self._last_checkpoint(config, [requeued] if requeued is not None else files)
+            config.ckpt_path = str(path)
+        elif config.ckpt_path is not None:
             self.resumed = load_checkpoint(config.ckpt_path)
+        if config.ckpt_path is not None:
             config.weights_only = True  # for Lightning's own reading of the same file
             folder = Path(config.ckpt_path).absolute().parent.parent
             name = Path(config.run_name).parts
@@ -115,17 +131,31 @@ class DiffusionCLI(LightningCLI):
                 self.resumed_folder = Path(config.ckpt_path).parent.parent
 
     @staticmethod
-    def _last_checkpoint(config: Any, files: list[Path]) -> Path:
-        """``last.ckpt`` of the run that a config file lies in, else of the newest run of this name."""
+    def _run_folders(config: Any) -> list[Path]:
+        """The folders of all runs of this name, the newest first."""
         name = Path(config.trainer.default_root_dir) / config.run_name
         numbered = [folder for folder in name.glob("version_*") if folder.name[8:].isdigit()]
-        newest_first = sorted(numbered, key=lambda folder: -int(folder.name[8:]))
-        for folder in [file.parent for file in files] + newest_first:
-            if (folder / "checkpoints" / "last.ckpt").is_file():
-                return folder / "checkpoints" / "last.ckpt"
+        return sorted(numbered, key=lambda folder: -int(folder.name[8:]))
+
+    def _last_checkpoint(self, config: Any, files: list[Path]) -> tuple[Path, dict[str, Any]]:
+        """The newest intact checkpoint of the run that a config file lies in, else of the newest run of this name."""
+        for folder in [file.parent for file in files] + self._run_folders(config):
+            if found := load_newest(folder / "checkpoints"):
+                return found
         raise UsageError(
-            f"ckpt_path='last': no run in {name} has a checkpoints/last.ckpt: start one without --ckpt_path"
+            f"ckpt_path='last': no run in {Path(config.trainer.default_root_dir) / config.run_name} has a "
+            "checkpoints/last.ckpt: start one without --ckpt_path"
         )
+
+    def _requeued_run(self, config: Any) -> Path | None:
+        """The config of the run that this SLURM job has started before SLURM restarted it."""
+        if int(os.environ.get("SLURM_RESTART_COUNT", 0)) == 0:
+            return None
+        for folder in self._run_folders(config):
+            job = folder / SLURM_JOB
+            if job.is_file() and job.read_text() == _slurm_job() and any(folder.glob("checkpoints/*.ckpt")):
+                return folder / "config.yaml"
+        return None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the run's folder, its checkpoints and the progress bar, unless the config has its own."""
@@ -147,19 +177,44 @@ class DiffusionCLI(LightningCLI):
 
         if config["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks += [BestCheckpoint(), LastCheckpoint()]
+        if not any(isinstance(c, GracefulStop) for c in callbacks):
+            callbacks.append(GracefulStop())
+        plugins = config["plugins"]
+        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins is not None else []
+        if not any(isinstance(p, CheckpointIO) for p in plugins):
+            plugins.append(WholeCheckpointIO())
         name = self.config[self.subcommand].run_name
         given = config["logger"]
         others = [] if given in (None, True, False) else list(given) if isinstance(given, Sequence) else [given]
         self.run_logger = RunLogger(
             config["default_root_dir"], name, self.resumed_folder, self.resumed.get("global_step", 0)
         )
-        trainer = super().instantiate_trainer(logger=[self.run_logger, *others], **kwargs)
+        if job := _slurm_job():
+            folder = Path(self.run_logger.log_dir)
+            # where Lightning saves when SLURM announces the end of the job's time; another job must not find it
+            kwargs["default_root_dir"] = str(folder)
+            rank_zero_only((folder / SLURM_JOB).write_text)(job)
+        trainer = super().instantiate_trainer(logger=[self.run_logger, *others], plugins=plugins, **kwargs)
         if trainer.is_global_zero and not config["fast_dev_run"]:
             for logger in others:
                 if isinstance(logger, WandbLogger):
                     continued = self.resumed.get(KEY, {}).get("run_ids", {}) if self.resumed_folder else {}
                     logger.belong_to(self.run_logger, continued.get(type(logger).__name__))
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except Stopped as stopped:
+            if stopped.is_launched:
+                sys.exit(0)  # with another code the process that started this one would be killed while it tidies up
+            if self.trainer.is_global_zero:
+                done = "saved" if stopped.saved else "not saved: the trainer has no LastCheckpoint"
+                print(f"lightning: {stopped} ({done}); resume: {self._resume_command()}", file=sys.stderr)
+            sys.exit(128 + stopped.signum)
+
+    def _resume_command(self) -> str:
+        return f"lightning fit --config {Path(self.run_logger.log_dir) / 'config.yaml'} --ckpt_path last"
 
     @rank_zero_only
     def after_fit(self) -> None:
@@ -180,8 +235,8 @@ class DiffusionCLI(LightningCLI):
                 lines.append(f"  W&B       {logger.how_to_look()}")
         if last.is_file():
             lines.append(f"  sample    lightning sample --ckpt_path {last} --num 64 --output samples.png")
-            resume = f"lightning fit --config {folder / 'config.yaml'} --ckpt_path last"
-            lines.append(f"  resume    {resume} --trainer.max_epochs {2 * (self.trainer.current_epoch or 1)}")
+            longer = f"--trainer.max_epochs {2 * (self.trainer.current_epoch or 1)}"
+            lines.append(f"  resume    {self._resume_command()} {longer}")
         print("\n".join(lines))
 
 
@@ -214,6 +269,14 @@ def main(args: list[str] | None = None) -> None:
             line = f"{type(error).__name__}: {line} (traceback: {log.name})"
         print(f"lightning: error: {line}", file=sys.stderr)
         sys.exit(1)
+
+
+def _slurm_job() -> str | None:
+    """What SLURM calls this job, the same after a requeue; None outside of SLURM."""
+    if not SLURMEnvironment.detect():
+        return None
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:

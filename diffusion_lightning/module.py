@@ -10,13 +10,17 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from diffusion_lightning.checkpoint import KEY, load_checkpoint
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.ema import EMA
+from diffusion_lightning.non_finite import NonFiniteError
 from diffusion_lightning.objective import DenoisingScoreMatching
 from diffusion_lightning.parameterization import Parameterization
+from diffusion_lightning.position import Position
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.recipe import build, describe
@@ -29,9 +33,15 @@ class ScoreModule(LightningModule):
 
     A training step minimizes the batch mean of :math:`\lambda(t)\lVert D(x_t, t) - x_0\rVert^2` (see
     :mod:`diffusion_lightning.objective`), clips the gradient's norm, steps the optimizer and then the EMA. Its random
-    draws depend on (seed, rank, epoch, batch) alone. Validation, sampling and prediction use the EMA weights.
+    draws depend on (seed, epoch, batch) and the place of an example in the batch of all processes alone, so that a run
+    resumed from a checkpoint of any step is, bit for bit, the run that stopped. Validation, sampling and prediction use
+    the EMA weights.
 
-    Logged: ``train/loss_step``, ``train/loss_epoch`` and, with noise that is the same in every epoch, ``val/loss``.
+    A step whose loss or gradient is not finite on any process changes nothing, on no process: neither the weights nor
+    the optimizer's state nor the EMA. It is counted; too many in a row end the training.
+
+    Logged: ``train/loss_step`` and ``train/skipped_steps``, ``train/loss_epoch`` and, with noise that is the same in
+    every epoch, ``val/loss``; all of them over all processes.
 
     Args:
         network: called ``network(x, time_signal, labels)``; it must keep its constructor's arguments as attributes.
@@ -45,6 +55,8 @@ class ScoreModule(LightningModule):
         sampler: draws samples wherever no other is named; :class:`Heun` with 18 steps if left out.
         clip_norm: the largest norm of the gradient; ``None`` for no clipping. The trainer's ``gradient_clip_val``,
             if given, takes its place.
+        max_skipped_steps: how many steps in a row may be skipped before training ends with a
+            :class:`~diffusion_lightning.non_finite.NonFiniteError`, at least 1.
         compile: compile the network with ``torch.compile``; checkpoints do not depend on it.
         shape: of one example, ``(C, H, W)`` or ``(D,)``; taken from the data at the first use if left out.
 
@@ -63,12 +75,15 @@ class ScoreModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         sampler: Sampler | None = None,
         clip_norm: float | None = 1.0,
+        max_skipped_steps: int = 10,
         compile: bool = False,
         shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm={clip_norm}: must be positive, or null for no clipping")
+        if max_skipped_steps < 1:
+            raise ValueError(f"max_skipped_steps={max_skipped_steps}: must be at least 1")
         self.denoiser = Denoiser(network, sde, parameterization)
         self.objective = objective if objective is not None else DenoisingScoreMatching()
         self.sampler = sampler if sampler is not None else Heun()
@@ -77,6 +92,15 @@ class ScoreModule(LightningModule):
         self.optimizer = optimizer if optimizer is not None else partial(torch.optim.AdamW, lr=2e-4)
         self.lr_scheduler = lr_scheduler
         self.clip_norm = clip_norm
+        self.max_skipped_steps = max_skipped_steps
+        self.gradient_norm: Tensor | None = None
+        """Of the last optimizer step, before clipping."""
+        self.skipped_steps = 0
+        self._skipped_in_a_row = 0
+        self._epoch_losses: Tensor | None = None  # this process's sum of losses and its number of examples
+        self.last_times: Tensor | None = None
+        """Of the last batch that was trained on, ``(B,)``."""
+        self._resumed: dict[str, Any] = {}
         self.shape = tuple(shape) if shape is not None else None
         if compile:
             network.compile()
@@ -91,6 +115,7 @@ class ScoreModule(LightningModule):
                 "optimizer": describe(self.optimizer),
                 "lr_scheduler": describe(lr_scheduler),
                 "clip_norm": clip_norm,
+                "max_skipped_steps": max_skipped_steps,
                 "compile": compile,
                 "shape": describe(self.shape),
             }
@@ -110,35 +135,85 @@ class ScoreModule(LightningModule):
         if self.shape is None and data is not None and hasattr(data, "shape"):
             self._set_shape(data.shape)
 
+    def on_train_start(self) -> None:
+        """Go on exactly where a checkpoint was saved."""
+        if "position" in self._resumed:
+            Position(**self._resumed["position"]).go_on(self.trainer)
+            self.skipped_steps = self._resumed["skipped_steps"]
+            self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._resumed["metrics"].items()})
+            self._epoch_losses = self._own_part(self._resumed["epoch_losses"])
+        self._resumed = {}
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed the step: what it draws does not depend on what came before."""
-        torch.manual_seed(derive_seed(global_seed(), self.global_rank, self.current_epoch, batch_idx, Stream.STEP))
+        """Seed what the network draws (dropout): it does not depend on what came before."""
+        torch.manual_seed(derive_seed(global_seed(), self.global_rank, self.current_epoch, batch_idx, Stream.DROPOUT))
+        if batch_idx == 0 or self._epoch_losses is None:
+            self._epoch_losses = torch.zeros(2, device=self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The batch's mean loss; a batch is ``(x (B, …) in [-1, 1], labels (B,))``."""
         x, labels = batch
         if self.shape is None:
             self._set_shape(x.shape[1:])
-        loss = self.objective(self.denoiser, x, **self.condition(labels)).mean()
-        self.log("train/loss_step", loss, prog_bar=True)
-        # the epoch's mean is over the ranks; to synchronize every step as well would slow each one
-        self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x))
-        return loss
+        # the zero keeps the draws of a single process what they have always been
+        seed = derive_seed(global_seed(), 0, self.current_epoch, batch_idx, Stream.STEP)
+        drawn = self._draw(x, len(x), seed)
+        self.last_times = drawn[0]
+        loss = self.objective(self.denoiser, x, drawn=drawn, **self.condition(labels)).mean()
+        finite = loss.detach().isfinite()
+        assert self._epoch_losses is not None
+        self._epoch_losses += torch.where(finite, torch.stack((loss.detach() * len(x), finite * len(x))), 0.0)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:
+            # only where it is written down: to synchronize every step would slow each one
+            self.log("train/skipped_steps", float(self.skipped_steps))
+            logged = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
+        else:
+            logged = loss
+        self.log("train/loss_step", logged, prog_bar=True)
+        # a loss that is not finite makes every gradient so, and thereby, once the processes have added them up, those
+        # of all: they skip this step together
+        return loss * torch.where(finite, 1.0, torch.nan)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip by the trainer's setting if it has one, else to ``clip_norm``."""
-        self.clip_gradients(
-            optimizer,
-            gradient_clip_val=self.clip_norm if gradient_clip_val is None else gradient_clip_val,
-            gradient_clip_algorithm=gradient_clip_algorithm or "norm",
-        )
+        """Clip by the trainer's setting if it has one, else to ``clip_norm``; drop a gradient that is not finite."""
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        self.gradient_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not self.gradient_norm.isfinite():
+            self._skip(optimizer)
+            return
+        self._skipped_in_a_row = 0
+        limit = self.clip_norm if gradient_clip_val is None else gradient_clip_val
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val=limit, gradient_clip_algorithm="value")
+        elif limit:
+            nn.utils.clip_grads_with_norm_(parameters, limit, self.gradient_norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimizer's step, then the EMA's."""
         super().optimizer_step(*args, **kwargs)
-        self.ema.update()
+        if self._skipped_in_a_row == 0:
+            self.ema.update()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean loss over all processes, and step a ``ReduceLROnPlateau``.
+
+        Lightning would step it after this epoch's checkpoint, which would then lack the step.
+        """
+        assert self._epoch_losses is not None
+        total, count = self.trainer.strategy.reduce(self._epoch_losses.clone(), reduce_op="sum")
+        self.log("train/loss_epoch", total / count)
+        for config in self.trainer.lr_scheduler_configs:
+            whole = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+            if config.reduce_on_plateau and whole and config.monitor in self.trainer.callback_metrics:
+                config.scheduler.step(self.trainer.callback_metrics[config.monitor])  # type: ignore[arg-type]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a scheduler; those of a metric have been stepped in :meth:`on_train_epoch_end`."""
+        if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step()
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the trainable parameters, and the scheduler if there is one."""
@@ -156,11 +231,11 @@ class ScoreModule(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log the loss at times and noise that are the same in every epoch, so that epochs compare."""
         x, labels = batch
-        generator = torch.Generator(x.device).manual_seed(
-            derive_seed(global_seed(), self.global_rank, batch_idx, Stream.VALIDATION)
-        )
+        # the last batch is smaller: it draws as much as the others, for how much falls to it depends on the processes
+        size = max(len(x), getattr(self.trainer.datamodule, "batch_size", 0))  # type: ignore[attr-defined]
+        drawn = self._draw(x, size, derive_seed(global_seed(), 0, batch_idx, Stream.VALIDATION))
         with self.ema_weights():
-            loss = self.objective(self.denoiser, x, generator=generator, **self.condition(labels)).mean()
+            loss = self.objective(self.denoiser, x, drawn=drawn, **self.condition(labels)).mean()
         name = "test/loss" if self.trainer.testing else "val/loss"
         self.log(name, loss, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(x))
 
@@ -250,6 +325,32 @@ class ScoreModule(LightningModule):
         classes = getattr(self.network, "num_classes", None)
         return indices % classes if classes else None
 
+    def _draw(self, x: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The times and the noise of x, which is (a part of) this process's ``size`` rows of the batch of all."""
+        generator = torch.Generator(x.device).manual_seed(seed)
+        world_size = self.trainer.world_size
+        whole = (size * world_size, *x.shape[1:])
+        t, noise = self.objective.draw(self.denoiser.sde, whole, device=x.device, generator=generator)
+        rows = slice(self.global_rank, len(x) * world_size, world_size)
+        return t[rows].contiguous(), noise[rows].contiguous()
+
+    def _skip(self, optimizer: Any) -> None:
+        """Leave this optimizer step out: without gradients it changes nothing, not even the optimizer's own state."""
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row == self.max_skipped_steps:
+            raise NonFiniteError.of(self)
+        if self._skipped_in_a_row == 1:
+            rank_zero_warn(f"step {self.global_step}: the loss or its gradient is not finite; the step is skipped")
+        optimizer.zero_grad(set_to_none=True)
+
+    def _own_part(self, epoch_losses: list[list[float]]) -> Tensor:
+        """This process's part of what the processes had; of another number of processes, the first takes all."""
+        parts = torch.tensor(epoch_losses, device=self.device)
+        if len(parts) == self.trainer.world_size:
+            return parts[self.global_rank]
+        return parts.sum(0) if self.global_rank == 0 else torch.zeros_like(parts[0])
+
     def _precision(self) -> Any:
         trainer = self._trainer
         return nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
@@ -257,11 +358,16 @@ class ScoreModule(LightningModule):
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the EMA, the package's version and the loggers' run ids."""
+        """Add the EMA, the package's version, the loggers' run ids, and where the run stands."""
         checkpoint["ema"] = self.ema.state_dict()
+        losses = self._epoch_losses if self._epoch_losses is not None else torch.zeros(2, device=self.device)
         checkpoint[KEY] = {
             "version": version("diffusion-lightning"),
             "run_ids": {type(logger).__name__: logger.version for logger in self.loggers},
+            "position": Position.of(self.trainer).write(checkpoint),
+            "skipped_steps": self.skipped_steps,
+            "epoch_losses": self.all_gather(losses).reshape(-1, 2).tolist(),  # type: ignore[union-attr]
+            "metrics": {name: value.item() for name, value in self.trainer.callback_metrics.items()},
         }
 
     def check_network(self, checkpoint: dict[str, Any]) -> None:
@@ -280,6 +386,13 @@ class ScoreModule(LightningModule):
         if self.shape is None and checkpoint["hyper_parameters"]["shape"] is not None:
             self._set_shape(checkpoint["hyper_parameters"]["shape"])
         self.ema.load_state_dict(checkpoint["ema"])
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            self._resumed = checkpoint[KEY]
+            if "position" not in self._resumed:
+                rank_zero_warn(
+                    f"the checkpoint is of version {self._resumed['version']}, which did not write down where in an "
+                    "epoch it stood: training goes on with it, but not bit for bit as if it had not stopped"
+                )
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -18,6 +18,7 @@ min_snr      min(α²/σ², γ)                the image, or the noise below SNR
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -180,8 +181,26 @@ class DenoisingScoreMatching:
             case "min_snr":
                 return snr.clamp(max=MIN_SNR_GAMMA)
 
+    def draw(
+        self,
+        sde: SDE,
+        shape: Sequence[int],
+        *,
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the loss of a batch draws: times t ``(B,)`` and standard normal noise z of ``shape`` ``(B, …)``."""
+        t = self.times(sde, shape[0], device=device, generator=generator)
+        return t, standard_normal(shape, device=device, generator=generator)
+
     def __call__(
-        self, denoiser: Denoiser, x0: Tensor, *, generator: torch.Generator | None = None, **cond: Any
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        drawn: tuple[Tensor, Tensor] | None = None,
+        **cond: Any,
     ) -> Tensor:
         """The loss of each example, shape ``(B,)``.
 
@@ -189,11 +208,11 @@ class DenoisingScoreMatching:
             denoiser: whose ``denoise`` is trained.
             x0: clean images or points, ``(B, …)``.
             generator: draws the times and the noise; PyTorch's global one if left out.
+            drawn: the times and the noise, if they have been drawn by :meth:`draw` already.
             cond: passed to the denoiser, such as ``labels``.
         """
         sde = denoiser.sde
-        t = self.times(sde, len(x0), device=x0.device, generator=generator)
-        noise = standard_normal(x0.shape, device=x0.device, generator=generator)
+        t, noise = drawn if drawn is not None else self.draw(sde, x0.shape, device=x0.device, generator=generator)
         error = (denoiser.denoise(sde.perturb(x0, t, noise), t, **cond) - x0) ** 2
         per_example = error.flatten(1).sum(1) if self.reduction == "sum" else error.flatten(1).mean(1)
         return self.weight(sde, t) * self.times.correction(sde, t) * per_example

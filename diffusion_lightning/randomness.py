@@ -3,7 +3,11 @@
 A training step may depend on (seed, rank, epoch, batch) and on nothing that happened before it. So every random draw of
 a step comes from a generator seeded by `derive_seed` with those numbers and the `Stream` it belongs to:
 
-    generator = torch.Generator(device).manual_seed(derive_seed(seed, rank, epoch, batch, Stream.FLIP))
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, epoch, batch, Stream.FLIP))
+
+What belongs to an example rather than to a process (its time, its noise, its flip) is drawn for the whole batch of all
+processes alike, and each takes the rows of its own examples, `drawn[rank::world_size]`: then W processes with batches
+of B train on exactly what one process with batches of W·B does.
 """
 
 import os
@@ -26,6 +30,7 @@ class Stream(IntEnum):
     DENOISING = 8
     FIELD = 9
     DISTANCE = 10
+    DROPOUT = 11
 
 
 def global_seed() -> int:

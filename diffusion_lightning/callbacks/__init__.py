@@ -3,6 +3,7 @@
 from diffusion_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from diffusion_lightning.callbacks.denoising_process import DenoisingProcess
 from diffusion_lightning.callbacks.fid import FIDCallback
+from diffusion_lightning.callbacks.graceful_stop import GracefulStop
 from diffusion_lightning.callbacks.progress import TrainingProgressBar
 from diffusion_lightning.callbacks.sample_grid import SampleGrid
 from diffusion_lightning.callbacks.sample_writer import SampleWriter
@@ -13,6 +14,7 @@ __all__ = [
     "BestCheckpoint",
     "DenoisingProcess",
     "FIDCallback",
+    "GracefulStop",
     "LastCheckpoint",
     "SampleGrid",
     "SampleWriter",

@@ -1,31 +1,100 @@
-"""Two checkpoints of a run: where it stands, to resume from, and its best, to keep."""
+"""The checkpoints of a run: where it stands, to resume from, and its best, to keep.
 
+Both are saved before the first batch that follows, when all that belongs to the step before is done and written down:
+its losses are logged, and at the end of an epoch its validation and its pictures too. The first is also saved before an
+epoch's pictures are drawn, which may take long: whatever happens meanwhile, no training is lost.
+"""
+
+import os
+import time
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from diffusion_lightning.callbacks.fid import FIDCallback
+from diffusion_lightning.callbacks.pictures import is_due
+from diffusion_lightning.callbacks.sampling import SamplingCallback
+from diffusion_lightning.position import Position
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``checkpoints/last.ckpt``: the state at the end of the newest epoch, or more often if asked.
+    """Keeps ``checkpoints/last.ckpt``, the state after the newest epoch or more often if asked, and the one before it,
+    ``previous.ckpt``, should the disk damage the newest.
 
     Args:
         every_n_train_steps: also save every so many optimizer steps.
         train_time_interval: also save every so much time.
+
+    Raises:
+        ValueError: if ``every_n_train_steps`` is below 1, or ``train_time_interval`` is not positive.
     """
 
     def __init__(self, every_n_train_steps: int | None = None, train_time_interval: timedelta | None = None) -> None:
-        once_per_epoch = every_n_train_steps is None and train_time_interval is None
-        super().__init__(
-            filename="last",
-            every_n_epochs=1 if once_per_epoch else None,
-            every_n_train_steps=every_n_train_steps,
-            train_time_interval=train_time_interval,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
+        if every_n_train_steps is not None and every_n_train_steps < 1:
+            raise ValueError(f"every_n_train_steps={every_n_train_steps}: must be at least 1")
+        if train_time_interval is not None and train_time_interval <= timedelta(0):
+            raise ValueError(f"train_time_interval={train_time_interval}: must be positive")
+        super().__init__(filename="last", every_n_epochs=1, enable_version_counter=False)
+        self.every_n_train_steps = every_n_train_steps
+        self.train_time_interval = train_time_interval
+        self._saved: Position | None = None
+        self._saved_time = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_time = time.monotonic()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._saved is None:
+            self._saved = Position.of(trainer)  # nothing is trained yet, or this is what was resumed from
+        if gradient_is_kept(trainer):
+            return
+        due = batch_idx == 0
+        due |= self.every_n_train_steps is not None and trainer.global_step % self.every_n_train_steps == 0
+        if not due and self.train_time_interval is not None:
+            # the processes' clocks differ, and all must save together
+            waited = time.monotonic() - self._saved_time >= self.train_time_interval.total_seconds()
+            due = trainer.strategy.broadcast(waited)
+        if due:
+            self.save(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save before the pictures of an epoch. Not at the very end by ``max_steps``, or the last would be missing."""
+        whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        last_step = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+        sampled = [c for c in trainer.callbacks if isinstance(c, SamplingCallback)]  # type: ignore[attr-defined]
+        if whole and not last_step and any(is_due(trainer, c.every_n_epochs) for c in sampled):
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing: the epoch is not over."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing: the epoch's metrics are not written yet."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
+
+    def holds_all_training(self, trainer: Trainer) -> bool:
+        """Whether no batch has been trained on since ``last.ckpt`` was saved, or resumed from."""
+        return self._saved is not None and self._saved.batches == Position.of(trainer).batches
+
+    def save(self, trainer: Trainer) -> None:
+        """Save, unless it is; every process must ask. Without effect in a ``fast_dev_run``."""
+        position = Position.of(trainer)
+        if position == self._saved or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        path = Path(str(self.dirpath)) / LAST
+        if trainer.is_global_zero and path.is_file():
+            keep_as(path, path.with_name(PREVIOUS))
+        self._save_checkpoint(trainer, str(path))
+        self.best_model_path = str(path)
+        self._saved = position
+        self._saved_time = time.monotonic()
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -37,9 +106,9 @@ class BestCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             monitor="val/loss",
             mode="min",
-            save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
+        self._measured: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -47,7 +116,45 @@ class BestCheckpoint(ModelCheckpoint):
                 self.monitor = callback.name
         super().setup(trainer, pl_module, stage)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._save_if_best(trainer)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Nothing: epochs are compared."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing: FID comes later."""
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # FID is not measured every epoch, and ModelCheckpoint takes a metric that is not there yet for a mistake
-        if self.monitor in trainer.callback_metrics:
-            super().on_train_epoch_end(trainer, pl_module)
+        if self.monitor in trainer.callback_metrics and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._measured = self._monitor_candidates(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save_if_best(trainer)
+
+    def _save_if_best(self, trainer: Trainer) -> None:
+        if self._measured is not None:
+            measured, self._measured = self._measured, None
+            self._save_topk_checkpoint(trainer, measured)
+
+    def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
+        # not before the better one is there: the disk may have been full
+        return os.path.exists(current) and super()._should_remove_checkpoint(trainer, previous, current)
+
+
+def gradient_is_kept(trainer: Trainer) -> bool:
+    """Whether the next batch's gradient will be added to one that is there, which no checkpoint holds."""
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+    return done % trainer.accumulate_grad_batches != 0
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """Give a file a second name, which stays when the first is written anew; nothing where the disk cannot do that."""
+    temporary = other.with_name(other.name + ".part")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(path, temporary)
+        temporary.replace(other)
+    except OSError:  # file systems without hard links: there is only the newest, as everywhere else
+        temporary.unlink(missing_ok=True)

@@ -40,18 +40,21 @@ def normalize(images: Tensor) -> Tensor:
     return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
-def random_flip(images: Tensor, seed: int) -> Tensor:
+def random_flip(images: Tensor, seed: int, rank: int = 0, world_size: int = 1) -> Tensor:
     """Mirror each image left to right with probability ½, by a generator on the images' device.
 
     Args:
-        images: (B, C, H, W), any dtype.
-        seed: decides which images are mirrored; nothing else does.
+        images: (B, C, H, W), any dtype; every `world_size`-th of a larger batch, beginning with the `rank`-th.
+        seed: decides which images of that batch are mirrored; nothing else does.
+        rank: of the process that has these images.
+        world_size: number of processes.
 
     Returns:
         A new tensor like `images`.
     """
     generator = torch.Generator(images.device).manual_seed(seed)
-    mirrored = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    drawn = torch.rand(len(images) * world_size, generator=generator, device=images.device)
+    mirrored = drawn[rank::world_size] < 0.5
     # Choosing whole images from both versions copies memory; `torch.where` over the pixels is several times slower.
     chosen = torch.arange(len(images), device=images.device) + mirrored * len(images)
     return torch.cat((images, images.flip(-1))).index_select(0, chosen)
@@ -178,6 +181,17 @@ class BatchLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing, but its being here tells Lightning that an epoch can be continued in the middle.
+
+        How far an epoch is, the training loop knows, not the loader, which reads ahead; a `ScoreModule` that is resumed
+        sets the order's `start_batch`.
+        """
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing; see `state_dict`."""
 
 
 class BatchDataModule(LightningDataModule, ABC):
@@ -314,7 +328,8 @@ class ImageDataModule(BatchDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """uint8 images to float32 in [-1, 1], in training with random flips; any other batch passes unchanged.
 
-        Which images are flipped is a function of (seed, global rank, epoch, batch index) alone.
+        Which images are flipped is a function of (seed, epoch, batch index) and of their place in the batch of all
+        processes alone.
 
         Args:
             batch: `(images, …)` on the training device, images uint8 (B, C, H, W).
@@ -332,7 +347,9 @@ class ImageDataModule(BatchDataModule):
             fit = self.trainer.fit_loop
             # The hook runs before Lightning counts the batch, hence + 1; `processed` is the epoch the order was given.
             epoch, index = fit.epoch_progress.current.processed, fit.epoch_loop.batch_idx + 1  # type: ignore[attr-defined]
-            images = random_flip(images, derive_seed(self._seed, self.trainer.global_rank, epoch, index, Stream.FLIP))
+            # the zero keeps the flips of a single process what they have always been
+            seed = derive_seed(self._seed, 0, epoch, index, Stream.FLIP)
+            images = random_flip(images, seed, self.trainer.global_rank, self.trainer.world_size)
         return normalize(images), *rest
 
     def fid_reference(self) -> Iterator[Tensor]:

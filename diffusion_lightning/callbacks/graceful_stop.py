@@ -1,0 +1,137 @@
+"""SIGTERM and Ctrl-C end a training between two steps, with a checkpoint of the last one."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from diffusion_lightning.callbacks.checkpoints import LastCheckpoint, gradient_is_kept
+
+
+class Stopped(BaseException):
+    """Training has ended early because a signal asked for it.
+
+    Attributes:
+        signum: the signal.
+        step: optimizer steps done.
+        saved: whether a checkpoint of this step is on the disk.
+        is_launched: whether this process was started by another one of the run, which reports for it.
+    """
+
+    def __init__(self, signum: int, step: int, saved: bool, is_launched: bool) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
+        self.signum, self.step, self.saved, self.is_launched = signum, step, saved, is_launched
+
+
+class GracefulStop(Callback):
+    """Ends training between two optimizer steps when SIGTERM (preemption) or SIGINT (Ctrl-C) has come.
+
+    ``last.ckpt`` is saved first, by the trainer's :class:`LastCheckpoint`. A signal to any process stops all of them at
+    the same step. While an epoch's pictures are drawn, when the last step is saved already, it ends at once; a second
+    Ctrl-C ends anything at once. Under SLURM the signal of Lightning's automatic requeueing is also answered between
+    two steps, and after it the job goes on until SLURM ends it.
+
+    Raises:
+        Stopped: out of ``fit``, when it is done.
+    """
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+        self._received: int | None = None
+        self._requeue: Any = None
+        self._requeue_wanted = False
+        self._in_step = True
+        self._former: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python hands signals to the main thread only
+        self._trainer = trainer
+        self._take(signal.SIGTERM, self._on_signal)
+        # the launching process passes it on: a terminal's Ctrl-C reaches all of them, a kill only one
+        self._take(signal.SIGINT, signal.SIG_IGN if _is_launched(trainer) else self._on_signal)
+        environment = trainer._accelerator_connector.cluster_environment
+        requeue = getattr(environment, "requeue_signal", None)
+        if requeue is not None and callable(former := signal.getsignal(requeue)):
+            self._requeue = (former, requeue)
+            self._take(requeue, self._on_requeue)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if gradient_is_kept(trainer):
+            return
+        # one message of the processes for both, and none where there is only one
+        wanted = 2 * (self._received is not None) + self._requeue_wanted
+        if trainer.world_size > 1:
+            told = torch.tensor(wanted, device=trainer.strategy.root_device)
+            wanted = int(trainer.strategy.reduce(told, reduce_op="max"))
+        if wanted == 1:
+            self._requeue_wanted = False
+            if self._requeue is not None:
+                former, signum = self._requeue
+                former(signum, None)
+        if wanted >= 2:
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, LastCheckpoint):
+                    callback.save(trainer)
+            raise self._stopped(trainer)
+        self._in_step = True
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._in_step = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._give_back()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._give_back()
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        trainer = self._trainer
+        assert trainer is not None
+        launcher = trainer.strategy.launcher
+        if self._received is not None:
+            if signum == signal.SIGINT:
+                if launcher is not None:
+                    launcher.kill(signal.SIGKILL)  # type: ignore[attr-defined]
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
+            return
+        self._received = signum
+        if launcher is not None:
+            launcher.kill(signal.SIGTERM)  # type: ignore[attr-defined]
+        # nothing is lost by leaving now
+        if not self._in_step and _is_saved(trainer):
+            raise self._stopped(trainer)
+        again = "; Ctrl-C again leaves at once" if signum == signal.SIGINT else ""
+        rank_zero_info(f"\n{signal.Signals(signum).name}: stopping after this step{again}")
+
+    def _on_requeue(self, signum: int, frame: FrameType | None) -> None:
+        self._requeue_wanted = True
+
+    def _stopped(self, trainer: Trainer) -> Stopped:
+        signum = self._received or signal.SIGTERM  # another process's, which told this one
+        return Stopped(signum, trainer.global_step, _is_saved(trainer), _is_launched(trainer))
+
+    def _take(self, signum: int, handler: Any) -> None:
+        self._former[signum] = signal.signal(signum, handler)
+
+    def _give_back(self) -> None:
+        for signum, handler in self._former.items():
+            signal.signal(signum, handler)
+        self._former.clear()
+
+
+def _is_saved(trainer: Trainer) -> bool:
+    last = [c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
+    return any(callback.holds_all_training(trainer) for callback in last)
+
+
+def _is_launched(trainer: Trainer) -> bool:
+    """Whether this process was started by Lightning, in another process of the run."""
+    environment = trainer._accelerator_connector.cluster_environment
+    return not environment.creates_processes_externally and trainer.local_rank > 0
