@@ -55,12 +55,11 @@ class Position:
         return cls(epoch, batch, total, per_process * trainer.world_size, trainer.world_size)
 
     def write(self, checkpoint: dict[str, Any]) -> dict[str, int]:
-        """This position as plain numbers; the checkpoint's own counter of epochs, which decides whether a run is
-        finished, is made to agree."""
+        """This position as plain numbers; the counters of epochs that a checkpoint has already are made to agree."""
         loops = checkpoint["loops"]["fit_loop"]
         for tracker in loops["epoch_progress"].values():
             tracker.update(dict.fromkeys(tracker, self.epoch))
-        checkpoint["epoch"] = self.epoch
+        checkpoint["epoch"] = max(0, self.epoch - (self.batch == 0))  # by Lightning's custom, that of the last step
         return asdict(self)
 
     def go_on(self, trainer: Trainer) -> None:

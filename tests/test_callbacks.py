@@ -342,13 +342,13 @@ def test_the_last_checkpoint_is_of_every_epoch(fit):
     seen = []
 
     class Watch(Callback):
-        def on_train_epoch_start(self, trainer, pl_module):
+        def on_before_zero_grad(self, *_):
             path = fit.folder / "checkpoints" / "last.ckpt"
             seen.append(epoch_of(path) if path.exists() else None)
 
-    fit(LastCheckpoint(), Watch(), max_epochs=3, enable_checkpointing=True)
+    fit(LastCheckpoint(), Watch(), max_epochs=3, limit_train_batches=1, enable_checkpointing=True)
     assert seen == [None, 0, 1]
-    assert names(fit.folder) == ["last.ckpt"]
+    assert names(fit.folder) == ["last.ckpt", "previous.ckpt"]
     assert epoch_of(fit.folder / "checkpoints" / "last.ckpt") == 2
 
 
@@ -356,19 +356,19 @@ def test_the_last_checkpoint_more_often(fit):
     steps = []
 
     class Watch(Callback):
-        def on_train_batch_start(self, trainer, *_):
+        def on_before_zero_grad(self, *_):
             path = fit.folder / "checkpoints" / "last.ckpt"
             steps.append(torch.load(path, weights_only=True)["global_step"] if path.exists() else 0)
 
     fit(LastCheckpoint(every_n_train_steps=2), Watch(), limit_train_batches=6, enable_checkpointing=True)
     assert steps == [0, 0, 2, 2, 4, 4]
-    assert names(fit.folder) == ["last.ckpt"]
+    assert names(fit.folder) == ["last.ckpt", "previous.ckpt"]
 
 
 def test_one_best_checkpoint_by_fid(fit):
     callbacks = GivenFID(3.0, None, 1.0, 2.0), BestCheckpoint(), LastCheckpoint()
     fit(*callbacks, max_epochs=4, enable_checkpointing=True, limit_train_batches=1)
-    assert names(fit.folder) == ["epoch=0002.ckpt", "last.ckpt"]
+    assert names(fit.folder) == ["epoch=0002.ckpt", "last.ckpt", "previous.ckpt"]
     assert epoch_of(fit.folder / "checkpoints" / "epoch=0002.ckpt") == 2
     assert epoch_of(fit.folder / "checkpoints" / "last.ckpt") == 3
 
@@ -384,7 +384,7 @@ def test_the_best_is_still_known_after_a_resume(fit, later, best):
     fit(GivenFID(1.0), BestCheckpoint(), LastCheckpoint(), max_epochs=1, **settings)
     last = fit.folder / "checkpoints" / "last.ckpt"
     fit(GivenFID(later), BestCheckpoint(), LastCheckpoint(), ckpt=last, max_epochs=2, **settings)
-    assert names(fit.folder) == [best, "last.ckpt"]
+    assert names(fit.folder) == [best, "last.ckpt", "previous.ckpt"]
     assert epoch_of(last) == 1
 
 

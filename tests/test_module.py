@@ -383,7 +383,8 @@ def test_plateau_steps_once_an_epoch(make_module, fit, monitor):
 
 def test_what_is_logged(make_module, fit, make_trainer, make_data):
     module = make_module()
-    assert set(fit(module).callback_metrics) == {"train/loss_step", "train/loss_epoch", "val/loss"}
+    metrics = {"train/loss_step", "train/skipped_steps", "train/loss_epoch", "val/loss"}
+    assert set(fit(module).callback_metrics) == metrics
     (metrics,) = make_trainer(limit_test_batches=1).test(module, datamodule=make_data(), verbose=False)
     assert set(metrics) == {"test/loss"}
 
@@ -459,7 +460,11 @@ def test_what_a_checkpoint_holds(make_module, fit, tmp_path):
     trainer = fit(module)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert checkpoint[KEY] == {"version": version("diffusion-lightning"), "run_ids": {}}
+    ours = checkpoint[KEY]
+    assert (ours["version"], ours["run_ids"], ours["skipped_steps"]) == (version("diffusion-lightning"), {}, 0)
+    assert ours["position"] == {"epoch": 1, "batch": 0, "batches": 3, "examples": 24, "world_size": 1}
+    assert ours["metrics"] == {name: value.item() for name, value in trainer.callback_metrics.items()}
+    assert ours["epoch_losses"][0][0] / ours["epoch_losses"][0][1] == pytest.approx(ours["metrics"]["train/loss_epoch"])
     assert checkpoint["ema"]["num_updates"] == 3
     assert equal(checkpoint["ema"]["shadow_params"], module.ema.shadow_params)
     assert set(checkpoint["state_dict"]) == {f"denoiser.network.{name}" for name in module.network.state_dict()}
