@@ -154,3 +154,29 @@ def test_hyperparameters_that_would_run_a_program(good, tmp_path):
         with pytest.raises(ValueError, match="cannot build ScoreModule"):
             ScoreModule.load_from_checkpoint(good)
     assert not (tmp_path / "witness").exists()
+
+
+# ---- of versions of this package
+
+VERSIONS = Path(__file__).parent / "data" / "checkpoints"
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0"])
+def test_a_version_is_still_read(version):
+    module = ScoreModule.load_from_checkpoint(VERSIONS / f"version_{version}.ckpt")
+    assert module.ema.num_updates == 6
+    assert module.sample(num=2).shape == (2, 1, 28, 28)
+
+
+def test_the_present_version_goes_on_without_a_word(make_module, make_trainer, make_data, recwarn):
+    trainer = make_trainer(max_epochs=3, limit_val_batches=1)
+    trainer.fit(make_module(), datamodule=make_data(), ckpt_path=VERSIONS / "version_0.2.0.ckpt")
+    assert (trainer.global_step, trainer.current_epoch) == (9, 3)
+    assert not [w for w in recwarn if "version" in str(w.message) or "resum" in str(w.message)]
+
+
+def test_the_first_version_goes_on_and_says_what_it_lacks(make_module, make_trainer, make_data):
+    trainer = make_trainer(max_epochs=3, limit_val_batches=1)
+    with pytest.warns(UserWarning, match=r"of version 0\.1\.0, which did not write down where in an epoch it stood"):
+        trainer.fit(make_module(), datamodule=make_data(), ckpt_path=VERSIONS / "version_0.1.0.ckpt")
+    assert (trainer.global_step, trainer.current_epoch) == (9, 3)

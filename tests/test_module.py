@@ -462,7 +462,7 @@ def test_what_a_checkpoint_holds(make_module, fit, tmp_path):
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     ours = checkpoint[KEY]
     assert (ours["version"], ours["run_ids"], ours["skipped_steps"]) == (version("diffusion-lightning"), {}, 0)
-    assert ours["position"] == {"epoch": 1, "batch": 0, "batches": 3, "examples": 24, "world_size": 1}
+    assert ours["position"] == {"epoch": 1, "batch": 0, "batches": 3, "examples": 8, "world_size": 1}
     assert ours["metrics"] == {name: value.item() for name, value in trainer.callback_metrics.items()}
     assert ours["epoch_losses"][0][0] / ours["epoch_losses"][0][1] == pytest.approx(ours["metrics"]["train/loss_epoch"])
     assert checkpoint["ema"]["num_updates"] == 3
