@@ -4,7 +4,7 @@
 
 Both train a ScoreNet on the same batches in one process. A callback runs a few bare steps after every few of
 Lightning's and takes the time of both, so that a change of the machine's speed meets both alike. A Lightning step is
-everything from the start of one batch to the start of the next: data, transfer, hooks, logging to disk, EMA.
+everything from the start of one batch to the start of the next: data, transfer, hooks, logging to disk, EMA, report.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from diffusion_lightning import (
     EmbeddedMNIST,
     PowerVESDE,
     RunLogger,
+    RunReport,
     ScoreModule,
     ScoreNet,
     ScorePrediction,
@@ -87,7 +88,7 @@ def main() -> None:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[timing],
+            callbacks=[timing, RunReport()],
         )
         trainer.fit(module, datamodule=EmbeddedMNIST(batch_size=options.batch_size))
 

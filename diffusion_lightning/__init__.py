@@ -62,6 +62,7 @@ _HOME = {
         "BestCheckpoint",
         "GracefulStop",
         "TrainingProgressBar",
+        "RunReport",
     ),
     "precision": ("AutoPrecision",),
     "loggers": ("WandbLogger", "RunLogger"),

@@ -21,6 +21,7 @@ from diffusion_lightning.callbacks import (
     BestCheckpoint,
     GracefulStop,
     LastCheckpoint,
+    RunReport,
     SampleWriter,
     TrainingProgressBar,
 )
@@ -158,7 +159,7 @@ class DiffusionCLI(LightningCLI):
         return None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add the run's folder, its checkpoints and the progress bar, unless the config has its own."""
+        """Add the run's folder, its checkpoints, the progress bar and the report, unless the config has its own."""
         if self.resumed:
             # now, before the run's folder gets the config of a network that its checkpoints are not of
             self.model.check_network(self.resumed)
@@ -177,8 +178,9 @@ class DiffusionCLI(LightningCLI):
 
         if config["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks += [BestCheckpoint(), LastCheckpoint()]
-        if not any(isinstance(c, GracefulStop) for c in callbacks):
-            callbacks.append(GracefulStop())
+        for needed in (GracefulStop, RunReport):
+            if not any(isinstance(c, needed) for c in callbacks):
+                callbacks.append(needed())
         plugins = config["plugins"]
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins is not None else []
         if not any(isinstance(p, CheckpointIO) for p in plugins):
@@ -237,7 +239,8 @@ class DiffusionCLI(LightningCLI):
             lines.append(f"  sample    lightning sample --ckpt_path {last} --num 64 --output samples.png")
             longer = f"--trainer.max_epochs {2 * (self.trainer.current_epoch or 1)}"
             lines.append(f"  resume    {self._resume_command()} {longer}")
-        print("\n".join(lines))
+        reports = [c.summary() for c in self.trainer.callbacks if isinstance(c, RunReport)]  # type: ignore[attr-defined]
+        print("\n".join([*filter(None, reports), *lines]))
 
 
 def main(args: list[str] | None = None) -> None:

@@ -28,6 +28,12 @@ class EMA(ExponentialMovingAverage):
             raise ValueError(f"ema_decay={decay}: must be in [0, 1]")
         super().__init__(parameters, decay, use_num_updates=True)
 
+    @property
+    def current_decay(self) -> float:
+        """The d_n of the last update; 0 before the first."""
+        n = self.num_updates
+        return min(self.decay, (1 + n) / (10 + n)) if n else 0.0
+
     @torch.no_grad()
     def update(self, parameters: Iterable[nn.Parameter] | None = None) -> None:
         """Take the current weights into the average; call it after each optimizer step."""
@@ -35,10 +41,9 @@ class EMA(ExponentialMovingAverage):
         self._follow(live)
         assert self.num_updates is not None  # the warm-up of the decay is always on
         self.num_updates += 1
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         # the average keeps its precision where Lightning's true-precision plugins have changed that of the weights
         current = [p.detach().to(average.dtype) for p, average in zip(live, self.shadow_params, strict=True)]
-        torch._foreach_lerp_(self.shadow_params, current, 1 - decay)
+        torch._foreach_lerp_(self.shadow_params, current, 1 - self.current_decay)
 
     @contextmanager
     def average_parameters(self, parameters: Iterable[nn.Parameter] | None = None) -> Iterator[None]:

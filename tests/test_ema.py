@@ -38,10 +38,12 @@ def test_the_average_by_hand(decay: float) -> None:
     live = parameters()
     ema = EMA(live, decay)
     by_hand = [p.detach().double() for p in live]
+    assert ema.current_decay == 0
     for n in range(1, 41):
         walk(live, n)
         ema.update()
         d = min(decay, (1 + n) / (10 + n))
+        assert ema.current_decay == d
         by_hand = [d * average + (1 - d) * p.detach().double() for average, p in zip(by_hand, live, strict=True)]
     for average, expected in zip(ema.shadow_params, by_hand, strict=True):
         torch.testing.assert_close(average.double(), expected, rtol=1e-5, atol=1e-5)

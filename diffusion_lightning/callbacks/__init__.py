@@ -1,9 +1,10 @@
-"""What happens around an epoch: pictures, FID, checkpoints, the progress bar."""
+"""What happens around an epoch: pictures, FID, checkpoints, the progress bar, the report."""
 
 from diffusion_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from diffusion_lightning.callbacks.denoising_process import DenoisingProcess
 from diffusion_lightning.callbacks.fid import FIDCallback
 from diffusion_lightning.callbacks.graceful_stop import GracefulStop
+from diffusion_lightning.callbacks.performance import RunReport
 from diffusion_lightning.callbacks.progress import TrainingProgressBar
 from diffusion_lightning.callbacks.sample_grid import SampleGrid
 from diffusion_lightning.callbacks.sample_writer import SampleWriter
@@ -16,6 +17,7 @@ __all__ = [
     "FIDCallback",
     "GracefulStop",
     "LastCheckpoint",
+    "RunReport",
     "SampleGrid",
     "SampleWriter",
     "SlicedWasserstein",
