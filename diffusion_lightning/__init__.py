@@ -65,7 +65,7 @@ _HOME = {
         "RunReport",
     ),
     "precision": ("AutoPrecision",),
-    "loggers": ("WandbLogger", "RunLogger"),
+    "loggers": ("WandbLogger", "TensorBoardLogger", "RunLogger"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -27,8 +28,10 @@ from diffusion_lightning.callbacks import (
 )
 from diffusion_lightning.callbacks.graceful_stop import Stopped
 from diffusion_lightning.checkpoint import KEY, WholeCheckpointIO, load_checkpoint, load_newest
+from diffusion_lightning.guest import as_guest
 from diffusion_lightning.likelihood_command import likelihood_command
-from diffusion_lightning.loggers import RunLogger, WandbLogger
+from diffusion_lightning.loggers import RunLogger, TensorBoardLogger, WandbLogger
+from diffusion_lightning.loggers.tensorboard_logger import go_on
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.sample_command import sample_command
 from diffusion_lightning.usage import OneLineParser, UsageError, explain
@@ -196,12 +199,19 @@ class DiffusionCLI(LightningCLI):
             # where Lightning saves when SLURM announces the end of the job's time; another job must not find it
             kwargs["default_root_dir"] = str(folder)
             rank_zero_only((folder / SLURM_JOB).write_text)(job)
-        trainer = super().instantiate_trainer(logger=[self.run_logger, *others], plugins=plugins, **kwargs)
+        trainer = super().instantiate_trainer(
+            logger=[self.run_logger, *map(as_guest, others)], plugins=plugins, **kwargs
+        )
         if trainer.is_global_zero and not config["fast_dev_run"]:
+            continued = self.resumed.get(KEY, {}).get("run_ids", {}) if self.resumed_folder else {}
             for logger in others:
+                run_id = continued.get(type(logger).__name__)
                 if isinstance(logger, WandbLogger):
-                    continued = self.resumed.get(KEY, {}).get("run_ids", {}) if self.resumed_folder else {}
-                    logger.belong_to(self.run_logger, continued.get(type(logger).__name__))
+                    logger.belong_to(self.run_logger, run_id)
+                if isinstance(logger, TensorBoardLogger):
+                    logger.belong_to(self.run_logger)
+                if isinstance(logger, LightningTensorBoardLogger) and run_id is not None:
+                    go_on(logger, run_id, self.resumed["global_step"])
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -233,8 +243,8 @@ class DiffusionCLI(LightningCLI):
         if pictures:
             lines.append(f"  pictures  {pictures[-1]}")
         for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                lines.append(f"  W&B       {logger.how_to_look()}")
+            if isinstance(logger, WandbLogger) and (way := logger.how_to_look()):
+                lines.append(f"  W&B       {way}")
         if last.is_file():
             lines.append(f"  sample    lightning sample --ckpt_path {last} --num 64 --output samples.png")
             longer = f"--trainer.max_epochs {2 * (self.trainer.current_epoch or 1)}"

@@ -1,6 +1,7 @@
 import csv
 import itertools
 import random
+import warnings
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,7 +204,7 @@ def test_pictures_go_to_every_logger_that_shows_them(tmp_path, monkeypatch):
     leave_picture(SimpleNamespace(loggers=loggers, global_step=70), "samples", picture, path)
 
     assert torch.equal(pixels(path), picture)
-    assert shown == [(("samples", [str(path)]), {"step": 70, "caption": ["epoch=0003"]})]
+    assert shown == [(("samples", [str(path)]), {"step": 69, "caption": ["epoch=0003"]})]
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -211,7 +212,21 @@ def test_pictures_go_to_every_logger_that_shows_them(tmp_path, monkeypatch):
     events = EventAccumulator(tensorboard.log_dir)
     events.Reload()
     (image,) = events.Images("samples")
-    assert (image.step, image.height, image.width) == (70, 8, 6)
+    assert (image.step, image.height, image.width) == (69, 8, 6)
+
+
+def test_a_picture_that_cannot_be_written_is_told_once(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(WandbLogger, "log_image", lambda self, *args, **kwargs: shown.append(args))
+    (tmp_path / "samples").write_text("a file where the folder should be")
+    trainer = SimpleNamespace(loggers=[WandbLogger()], global_step=3)
+    picture = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    with pytest.warns(UserWarning, match=r"pictures in .*/samples cannot be written \(.*\): training goes on"):
+        leave_picture(trainer, "samples", picture, tmp_path / "samples" / "epoch=0000.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        leave_picture(trainer, "samples", picture, tmp_path / "samples" / "epoch=0001.png")
+    assert shown == []
 
 
 # ---- FID

@@ -174,7 +174,7 @@ def test_the_picture_reaches_the_loggers(fit, tmp_path, monkeypatch):
     events = EventAccumulator(tensorboard.log_dir)
     events.Reload()
     (image,) = events.Images("path")
-    assert (image.step, image.height, image.width) == (2, *picture.shape[1:])
+    assert (image.step, image.height, image.width) == (1, *picture.shape[1:])
 
 
 def test_a_trial_run_leaves_no_picture(fit, tmp_path):

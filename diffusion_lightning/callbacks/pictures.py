@@ -4,10 +4,14 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import WarningCache
 from torch import Tensor
 
+from diffusion_lightning.guest import excused
 from diffusion_lightning.images import write_png
 from diffusion_lightning.module import ScoreModule
+
+_warnings = WarningCache()
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -21,13 +25,21 @@ def epoch_path(trainer: Trainer, name: str) -> Path:
 
 
 def leave_picture(trainer: Trainer, name: str, picture: Tensor, path: Path) -> None:
-    """Write a uint8 picture ``(3, H, W)`` to ``path`` and give it to the loggers as ``name``, at this global step."""
-    write_png(picture, path)
+    """Write a uint8 picture ``(3, H, W)`` to ``path`` and give it to the loggers as ``name``, with this step's metrics.
+
+    If it cannot be written that is warned of, once for its folder, and training goes on.
+    """
+    try:
+        write_png(picture, path)
+    except OSError as error:
+        _warnings.warn(f"pictures in {path.parent} cannot be written ({error.strerror}): training goes on")
+    step = max(trainer.global_step - 1, 0)  # loggers count from 0 what global_step counts from 1
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(path)], step=trainer.global_step, caption=[path.stem])
-        elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, picture, global_step=trainer.global_step)
+        with excused(logger):
+            if isinstance(logger, WandbLogger) and path.is_file():
+                logger.log_image(name, [str(path)], step=step, caption=[path.stem])
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(name, picture, global_step=step)
 
 
 def is_due(trainer: Trainer, every_n_epochs: int) -> bool:

@@ -1,0 +1,58 @@
+"""TensorBoard in the run's folder, without events twice after a resume."""
+
+from typing import Any
+
+from lightning.pytorch import loggers
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+
+from diffusion_lightning.loggers.run_logger import RunLogger
+
+
+class TensorBoardLogger(loggers.TensorBoardLogger):
+    """TensorBoard, whose events are in ``tensorboard/`` of the run's folder unless told otherwise.
+
+    Args:
+        save_dir: folder of all runs' events, if they are not to be with the run.
+        name: folder of this kind of run, in it.
+        version: folder of this run, in that one.
+        kwargs: as of Lightning's TensorBoardLogger.
+    """
+
+    def __init__(
+        self, save_dir: str | None = None, name: str | None = None, version: int | str | None = None, **kwargs: Any
+    ) -> None:
+        is_with_run = save_dir is None
+        super().__init__(
+            save_dir if save_dir is not None else ".",
+            name=name if is_with_run or name is not None else "lightning_logs",
+            version=version if not is_with_run or version is not None else "tensorboard",
+            **kwargs,
+        )
+        self._is_with_run = is_with_run
+        self._run: RunLogger | None = None
+
+    def belong_to(self, run: RunLogger) -> None:
+        """Take the run's folder where the user gave none; it is asked for when the first thing is logged."""
+        self._run = run
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None and self._run is not None and self._is_with_run:
+            self._root_dir = self._run.log_dir
+        return super().experiment
+
+
+def go_on(logger: loggers.TensorBoardLogger, version: int | str | None, step: int) -> None:
+    """Let a logger write to the folder of a former part of the run, whose events of ``step`` and later are void.
+
+    Args:
+        logger: that has not logged yet.
+        version: of the former part; what the user gave goes first.
+        step: the optimizer step that the run is resumed from.
+    """
+    if logger._version is None:
+        logger._version = version
+    if logger._kwargs.get("purge_step") is None:
+        logger._kwargs["purge_step"] = step
+    logger._default_hp_metric = False  # it is there already
