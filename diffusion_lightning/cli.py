@@ -5,7 +5,6 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from diffusion_lightning.loggers import RunLogger, TensorBoardLogger, WandbLogge
 from diffusion_lightning.loggers.tensorboard_logger import go_on
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.sample_command import sample_command
-from diffusion_lightning.usage import OneLineParser, UsageError, explain
+from diffusion_lightning.usage import OneLineParser, UsageError, check_run, explain
 
 USAGE = """\
 usage: lightning {fit,validate,test,predict,sample,likelihood} [options]
@@ -111,6 +110,11 @@ class DiffusionCLI(LightningCLI):
         )
         parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """As LightningCLI's; what is wrong is told before the seed is set or anything is made."""
+        super().parse_arguments(parser, args)
+        check_run(self.config[self.config.subcommand])
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would overwrite the config with the checkpoint's; ours checks that the two agree."""
 
@@ -166,8 +170,10 @@ class DiffusionCLI(LightningCLI):
         if self.resumed:
             # now, before the run's folder gets the config of a network that its checkpoints are not of
             self.model.check_network(self.resumed)
+        if self.subcommand == "fit":
+            self._try_optimizer()
         config = self._get(self.config_init, "trainer")
-        callbacks = config["callbacks"] = list(config["callbacks"] or [])
+        callbacks = config["callbacks"] = _as_list(config["callbacks"])
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TrainingProgressBar())
         if self.subcommand != "fit":
@@ -184,13 +190,12 @@ class DiffusionCLI(LightningCLI):
         for needed in (GracefulStop, RunReport):
             if not any(isinstance(c, needed) for c in callbacks):
                 callbacks.append(needed())
-        plugins = config["plugins"]
-        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins is not None else []
+        plugins = _as_list(config["plugins"])
         if not any(isinstance(p, CheckpointIO) for p in plugins):
             plugins.append(WholeCheckpointIO())
         name = self.config[self.subcommand].run_name
         given = config["logger"]
-        others = [] if given in (None, True, False) else list(given) if isinstance(given, Sequence) else [given]
+        others = [] if given in (None, True, False) else _as_list(given)
         self.run_logger = RunLogger(
             config["default_root_dir"], name, self.resumed_folder, self.resumed.get("global_step", 0)
         )
@@ -227,6 +232,13 @@ class DiffusionCLI(LightningCLI):
 
     def _resume_command(self) -> str:
         return f"lightning fit --config {Path(self.run_logger.log_dir) / 'config.yaml'} --ckpt_path last"
+
+    def _try_optimizer(self) -> None:
+        """Make an optimizer and its scheduler once, as the trainer will only after the run has its folder."""
+        try:
+            self.model.configure_optimizers()
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"model.optimizer or model.lr_scheduler: {explain(str(error))}") from error
 
     @rank_zero_only
     def after_fit(self) -> None:
@@ -282,6 +294,11 @@ def main(args: list[str] | None = None) -> None:
             line = f"{type(error).__name__}: {line} (traceback: {log.name})"
         print(f"lightning: error: {line}", file=sys.stderr)
         sys.exit(1)
+
+
+def _as_list(given: Any) -> list[Any]:
+    """What may be given as a list, as one alone, or not at all."""
+    return list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
 
 
 def _slurm_job() -> str | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import diffusion_lightning.data  # noqa: F401 — so that its classes are known by their short names
 from diffusion_lightning.likelihood import Divergence, Probe, bits_per_dim, log_likelihood
-from diffusion_lightning.usage import OneLineParser, UsageError, load_on_device
+from diffusion_lightning.usage import OneLineParser, UsageError, check_seed, load_on_device
 
 
 def likelihood_command(args: list[str]) -> None:
@@ -28,6 +28,7 @@ def likelihood_command(args: list[str]) -> None:
     for name in ("num", "batch_size"):
         if options[name] < 1:
             raise UsageError(f"{name}={options[name]}: must be at least 1")
+    check_seed(seed=options.seed)
     if options.data is None:
         raise UsageError("data: the data module is missing; give for instance --data EmbeddedMNIST")
     data = _parser().instantiate(options).data

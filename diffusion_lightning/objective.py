@@ -84,7 +84,9 @@ class LogNormalTimes(Times):
     """
 
     def __init__(self, mean: float = -1.2, std: float = 1.2, stratified: bool = True) -> None:
-        if not std > 0:
+        if not math.isfinite(mean):
+            raise ValueError(f"mean={mean}: must be finite")
+        if not 0 < std < math.inf:
             raise ValueError(f"std={std}: must be positive")
         self.mean, self.std, self.stratified = mean, std, stratified
 
@@ -161,7 +163,7 @@ class DenoisingScoreMatching:
         for name, value, allowed in (("weighting", weighting, Weighting), ("reduction", reduction, Reduction)):
             if value not in get_args(allowed):
                 raise ValueError(f"{name}={value!r}: must be one of {', '.join(get_args(allowed))}")
-        if not sigma_data > 0:
+        if not 0 < sigma_data < math.inf:
             raise ValueError(f"sigma_data={sigma_data}: must be positive")
         self.weighting = weighting
         self.times = times if times is not None else UniformTimes()

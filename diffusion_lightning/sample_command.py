@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion_lightning.images import image_grid, points_picture, to_uint8, write_png
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.samplers import Sampler
-from diffusion_lightning.usage import OneLineParser, UsageError, load_on_device
+from diffusion_lightning.usage import OneLineParser, UsageError, check_seed, load_on_device
 
 
 def sample_command(args: list[str]) -> None:
@@ -27,6 +27,7 @@ def sample_command(args: list[str]) -> None:
         raise UsageError(f"num={options.num}: at least 1 sample must be asked for")
     if options.batch_size < 1:
         raise UsageError(f"batch_size={options.batch_size}: must be at least 1")
+    check_seed(seed=options.seed)
     output = Path(options.output)
     if output.suffix not in ("", ".png", ".npz"):
         raise UsageError(f"output={str(output)!r}: must end in .png (a grid) or .npz, or be a folder (single pictures)")

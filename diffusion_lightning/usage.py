@@ -2,14 +2,39 @@
 
 import difflib
 import inspect
+import pkgutil
 import re
-from typing import Any, NoReturn
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import torch
+import yaml
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 import diffusion_lightning
 from diffusion_lightning.module import ScoreModule
+
+# a config is data: what it names may be built where its type is asked for, and nothing that runs commands ever
+set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
+
+LARGEST_SEED = 2**32 - 1
+DEEPEST = 50
+"""More levels than any config has; from some hundreds on they would take minutes, or all of Python's stack."""
+
+TRAINER_LEAST: dict[str, float] = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "min_epochs": 0,
+    "min_steps": -1,
+    "num_sanity_val_steps": -1,
+}
+"""The least that each of these options of the trainer can be; Lightning checks the others, and not these."""
 
 
 class UsageError(ValueError):
@@ -22,6 +47,22 @@ class OneLineParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # an abbreviation would let a misspelt option pass as another one
         super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """As jsonargparse's, after looking whether each config file is one, and refusing null where it means nothing.
+
+        Raises:
+            UsageError: if the options cannot be used.
+        """
+        for path in _config_files(sys.argv[1:] if args is None else args):
+            _check_config_file(path)
+        try:
+            options = super().parse_args(args, *more, **kwargs)
+        except RecursionError as error:
+            raise UsageError("the options are nested too deeply") from error
+        command = options.get("subcommand")
+        _refuse_null(options[command] if command else options, [])
+        return options
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         options = [option for option in self._option_string_actions if option.startswith("--")]
@@ -36,11 +77,46 @@ def load_on_device(ckpt_path: str, device: str | None) -> ScoreModule:
         ValueError, OSError: if the checkpoint cannot be used.
     """
     module = ScoreModule.load_from_checkpoint(ckpt_path)
-    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    wanted = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        torch.Generator(wanted)  # some devices hold tensors and draw none
         return module.to(torch.device(wanted))
     except (RuntimeError, AssertionError) as error:  # of the latter type if torch was built without it
         raise UsageError(f"device={wanted!r}: cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def check_seed(**options: int | None) -> None:
+    """Raise a UsageError naming the first option that is no seed."""
+    for name, seed in options.items():
+        if seed is None or not 0 <= seed <= LARGEST_SEED:
+            raise UsageError(f"{name}={seed}: must be from 0 to {LARGEST_SEED}")
+
+
+def check_run(config: Namespace) -> None:
+    """Look at the options of a run that neither their types nor Lightning keep within their ranges.
+
+    Args:
+        config: a parsed subcommand's options.
+
+    Raises:
+        UsageError: naming the first option that cannot be used.
+    """
+    check_seed(seed_everything=config.seed_everything)
+    if config.run_name is not None:
+        name = Path(config.run_name)
+        if not name.parts or name.is_absolute() or ".." in name.parts or not config.run_name.isprintable():
+            raise UsageError(f"run_name={config.run_name!r}: must be a name of a folder below trainer.default_root_dir")
+    for option, least in TRAINER_LEAST.items():
+        value = config.trainer[option]
+        if value is not None and not value >= least:
+            raise UsageError(f"trainer.{option}={value}: must be at least {least}")
+    if config.trainer.barebones:
+        raise UsageError("trainer.barebones=True: has no logger, but every run of this command has one: leave it out")
+    for option in ("optimizer", "lr_scheduler"):
+        made_by = config.model[option]
+        # jsonargparse would call a function that is named here, with whatever arguments the config gives it
+        if made_by is not None and not inspect.isclass(pkgutil.resolve_name(made_by.class_path)):
+            raise UsageError(f"model.{option}: {made_by.class_path} is a function: give a class")
 
 
 def explain(message: str, options: list[str] | None = None) -> str:
@@ -56,6 +132,8 @@ def explain(message: str, options: list[str] | None = None) -> str:
     if union := re.search(r"Does not validate against any of the Union subtypes.*?Errors: - (.*)", text):
         reasons, _, value = union[1].partition(" Given value type: ")
         value = value.partition(" Given value: ")[2]
+        # of a value inside the value: its own reasons stand beside those of the whole
+        reasons = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: (- |or )?", "", reasons)
         # where a list of objects or a single one may be given, not being the other is no reason
         reasons = re.sub(r" - Not a valid subclass of .*?\(implicit class_path\)", "", reasons)
         plain = value and not any(mark in value for mark in ("Namespace(", "NestedArg("))
@@ -63,6 +141,12 @@ def explain(message: str, options: list[str] | None = None) -> str:
         # null and a file that holds the value are alternatives that were not meant
         kept = [r for r in reasons.split(" - ") if not r.startswith(("Expected a NoneType", "Expected a path"))]
         text = text[: union.start()] + " or ".join(dict.fromkeys(kept)) + got
+    text = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: (- |or )?", "", text)
+    # what every class and function could be given as is in the manual
+    text = re.sub(r" Subclass types expect one of: .*?\(implicit class_path\)", "", text)
+    text = re.sub(r"Type typing\.Callable\[.*?\] expects a function or a callable class: ", "", text)
+    text = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
+    text = re.sub(r" Add the import path to import_path_allowlist in set_parsing_settings to allow it\.", "", text)
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid - ", "", text)
     if "(did you mean" in text:  # an error in a nested parser comes by here once for each parser around it
         return text
@@ -84,3 +168,81 @@ def _all_arguments() -> list[str]:
     """The names of all constructor arguments of the package."""
     classes = [getattr(diffusion_lightning, name) for name in diffusion_lightning.__all__]
     return sorted({argument for cls in classes for argument in inspect.signature(cls).parameters})
+
+
+def _config_files(args: list[str]) -> Iterator[str]:
+    """The files that ``--config`` names on a command line."""
+    for option, following in zip(args, [*args[1:], ""], strict=False):
+        name, equals, value = option.partition("=")
+        if name in ("--config", "-c"):
+            yield value if equals else following
+
+
+def _check_config_file(path: str) -> None:
+    """Raise a UsageError that names the file if it holds anything but a mapping in YAML; one not there passes."""
+    try:
+        if not Path(path).is_file():
+            return
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.CSafeLoader)
+    except OSError:  # such as a whole config in place of a name, which is longer than a name can be
+        return
+    except RecursionError as error:
+        raise UsageError(f"config={path!r}: is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"config={path!r}: is not a text in UTF-8") from error
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"config={path!r}: Problems parsing config: {reason}") from error
+    level = {id(content): content} if isinstance(content, dict | list) else {}
+    for _ in range(DEEPEST):
+        inner = (item.values() if isinstance(item, dict) else item for item in level.values())
+        level = {id(item): item for items in inner for item in items if isinstance(item, dict | list)}
+    if level:
+        raise UsageError(f"config={path!r}: is nested too deeply")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UsageError(f"config={path!r}: must hold options by name, such as trainer, model and data")
+
+
+def _refuse_null(options: Any, path: list[str]) -> None:
+    """Raise a UsageError naming the first null in place of an argument that has another default and no such type."""
+    if isinstance(options, list):
+        for item in options:
+            _refuse_null(item, path)
+    if not isinstance(options, Namespace):
+        return
+    arguments, needed = vars(options), set[str]()
+    if "class_path" in arguments:
+        needed = _never_none(pkgutil.resolve_name(options.class_path))
+        arguments = vars(arguments.get("init_args") or Namespace())
+    elif path == ["model"]:
+        needed = _never_none(ScoreModule)
+    elif path == ["trainer"]:
+        needed = _never_none(Trainer)
+    for name, value in arguments.items():
+        if not path and name == "trainer" and not isinstance(value, Namespace):
+            raise UsageError(f"trainer={value}: must hold options by name")
+        if value is None and name in needed:
+            raise UsageError(f"option {'.'.join([*path, name])}: must not be null: leave it out for its default")
+        _refuse_null(value, [*path, name])
+
+
+def _never_none(cls: Any) -> set[str]:
+    """The names of a class's arguments, those of its parents included, whose types have no None."""
+    names: set[str] = set()
+    for base in inspect.getmro(cls) if inspect.isclass(cls) else ():
+        if "__init__" in vars(base) and base is not object:
+            try:
+                hints = get_type_hints(base.__init__)  # type: ignore[misc]
+            except (NameError, TypeError):  # of types that only a type checker knows
+                continue
+            parameters = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+            names |= {
+                name
+                for name, hint in hints.items()
+                if name in parameters
+                and parameters[name].default is not None
+                and parameters[name].default is not inspect.Parameter.empty  # told of as missing, by another check
+                and hint not in (Any, object)
+                and not {None, type(None)} & set(get_args(hint))
+            }
+    return names

@@ -126,6 +126,8 @@ def test_numbers_below_one_are_named():
     check_at_least_one(a=1, b=2)
     with pytest.raises(ValueError, match="b=0: must be at least 1"):
         check_at_least_one(a=1, b=0)
+    with pytest.raises(ValueError, match="b=nan: must be at least 1"):
+        check_at_least_one(a=1, b=float("nan"))
     for make in (SampleGrid, FIDCallback):
         with pytest.raises(ValueError, match="every_n_epochs=0"):
             make(every_n_epochs=0)

@@ -362,6 +362,7 @@ def test_training_finds_the_score(sde: SDE, parameterization: Any) -> None:
         ({"reduction": "max"}, "reduction='max'"),
         ({"sigma_data": 0.0}, "sigma_data=0.0"),
         ({"sigma_data": math.nan}, "sigma_data=nan"),
+        ({"sigma_data": math.inf}, "sigma_data=inf"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
@@ -369,7 +370,9 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
         DenoisingScoreMatching(**arguments)
 
 
-@pytest.mark.parametrize("std", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("std", [0.0, -1.0, math.nan, math.inf])
 def test_log_normal_std_must_be_positive(std: float) -> None:
     with pytest.raises(ValueError, match=f"std={std}"):
         LogNormalTimes(std=std)
+    with pytest.raises(ValueError, match="mean=nan"):
+        LogNormalTimes(mean=math.nan)

@@ -53,7 +53,7 @@ class DenoisingProcess(SamplingCallback):
         name: str = "denoising",
     ) -> None:
         check_at_least_one(num_samples=num_samples, every_n_epochs=every_n_epochs)
-        if num_frames < 2:
+        if not (num_frames >= 2 and num_frames % 1 == 0):
             raise ValueError(f"num_frames={num_frames}: must be at least 2, the start and the sample")
         self.sampler = sampler
         self.num_samples = num_samples

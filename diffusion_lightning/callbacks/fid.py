@@ -51,7 +51,7 @@ class FIDCallback(Measurement):
         cache: str | None = None,
     ) -> None:
         check_at_least_one(every_n_epochs=every_n_epochs, batch_size=batch_size)
-        if num_samples < 2:
+        if not (num_samples >= 2 and num_samples % 1 == 0):
             raise ValueError(f"num_samples={num_samples}: must be at least 2, for there is no covariance of one image")
         self.sampler = sampler
         self.num_samples = num_samples

@@ -67,9 +67,9 @@ def check_images(callback: Callback, trainer: Trainer, module: ScoreModule) -> N
 
 
 def check_at_least_one(**values: int) -> None:
-    """Raise a ValueError naming the first argument that is below 1."""
+    """Raise a ValueError naming the first argument that is not a whole number from 1 on."""
     for name, value in values.items():
-        if value < 1:
+        if not (value >= 1 and value % 1 == 0):
             raise ValueError(f"{name}={value}: must be at least 1")
 
 

@@ -8,6 +8,8 @@ x = x_t/α is the data's, smoothed by a Gaussian of standard deviation ν, and i
 so that pictures of different processes compare.
 """
 
+import math
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -64,7 +66,7 @@ class VectorField(SamplingCallback):
         name: str = "field",
     ) -> None:
         check_at_least_one(num_samples=num_samples, every_n_epochs=every_n_epochs)
-        if not noise_level > 0:
+        if not 0 < noise_level < math.inf:
             raise ValueError(f"noise_level={noise_level}: must be positive")
         self.sampler = sampler
         self.num_samples = num_samples

@@ -29,9 +29,9 @@ ImageSet: TypeAlias = Dataset[tuple[Tensor, Tensor]]
 
 
 def check_at_least(least: int, **arguments: int) -> None:
-    """Raise a ValueError that names the first of the arguments that is below `least`, if there is one."""
+    """Raise a ValueError that names the first of the arguments that is not a whole number from `least` on."""
     for name, value in arguments.items():
-        if value < least:
+        if not (value >= least and value % 1 == 0):
             raise ValueError(f"{name} must be at least {least}, got {value}")
 
 

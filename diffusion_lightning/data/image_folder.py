@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
-from diffusion_lightning.data.base import ImageDataModule, ImageSet, TensorImages
+from diffusion_lightning.data.base import ImageDataModule, ImageSet, TensorImages, check_at_least
 from diffusion_lightning.progress import progress_bar
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -137,8 +137,7 @@ class ImageFolder(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}")
+        check_at_least(1, image_size=image_size)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels}")
         if not 0 < val_fraction < 1:

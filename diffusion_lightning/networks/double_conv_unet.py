@@ -1,5 +1,6 @@
 """The U-Net of the DDPM notebook: double convolutions, max-pool down, bilinear up, attention with feed-forward."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -163,7 +164,7 @@ class DoubleConvUNet(nn.Module):
         require("num_heads", num_heads, divides, f"a positive divisor of the attending channels {attending}")
         require("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
         require("time_dim", time_dim, time_dim >= 4 and time_dim % 2 == 0, "an even number, at least 4")
-        require("time_scale", time_scale, time_scale > 0, "positive")
+        require("time_scale", time_scale, 0 < time_scale < math.inf, "positive")
         self.in_channels = in_channels
         self.channels = tuple(channels)
         self.bottleneck = bottleneck

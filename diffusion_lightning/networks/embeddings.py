@@ -36,7 +36,7 @@ class GaussianFourierFeatures(nn.Module):
     def __init__(self, dim: int, scale: float) -> None:
         super().__init__()
         require("dim", dim, dim >= 2 and dim % 2 == 0, "a positive even number")
-        require("scale", scale, scale > 0, "positive")
+        require("scale", scale, 0 < scale < math.inf, "positive")
         self.dim = dim
         self.scale = scale
         self.frequencies = nn.Parameter(scale * torch.randn(dim // 2), requires_grad=False)
@@ -68,8 +68,8 @@ class SinusoidalEmbedding(nn.Module):
     def __init__(self, dim: int, scale: float = 1000.0, max_period: float = 10000.0) -> None:
         super().__init__()
         require("dim", dim, dim >= 4 and dim % 2 == 0, "an even number, at least 4")
-        require("scale", scale, scale > 0, "positive")
-        require("max_period", max_period, max_period > 1, "greater than 1")
+        require("scale", scale, 0 < scale < math.inf, "positive")
+        require("max_period", max_period, 1 < max_period < math.inf, "greater than 1")
         self.dim = dim
         self.scale = scale
         self.max_period = max_period

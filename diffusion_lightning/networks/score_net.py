@@ -1,5 +1,6 @@
 """The score network of Song's tutorial: a small U-Net without padding, every stage shifted by the time."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -66,7 +67,7 @@ class ScoreNet(nn.Module):
         require("embed_dim", embed_dim, embed_dim >= 2 and embed_dim % 2 == 0, "a positive even number")
         require("in_channels", in_channels, in_channels >= 1, "at least 1")
         require("strided_kernel", strided_kernel, strided_kernel in (3, 4), "3 or 4")
-        require("fourier_scale", fourier_scale, fourier_scale > 0, "positive")
+        require("fourier_scale", fourier_scale, 0 < fourier_scale < math.inf, "positive")
         self.channels = tuple(channels)
         self.embed_dim = embed_dim
         self.in_channels = in_channels

@@ -1,5 +1,6 @@
 """A U-Net of residual blocks with attention, for images of any size."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -102,7 +103,7 @@ class UNet(nn.Module):
         require("patch_size", patch_size, patch_size >= 1, "at least 1")
         require("num_classes", num_classes, num_classes is None or num_classes >= 1, "None or at least 1")
         require("time_embedding", time_embedding, time_embedding in _DEFAULT_TIME_SCALE, "'sinusoidal' or 'fourier'")
-        require("time_scale", time_scale, time_scale is None or time_scale > 0, "None or positive")
+        require("time_scale", time_scale, time_scale is None or 0 < time_scale < math.inf, "None or positive")
         self.in_channels = in_channels
         self.channels = tuple(channels)
         self.num_res_blocks = num_res_blocks

@@ -38,7 +38,7 @@ class AnnealedLangevin(NoiseLevelSampler):
     def __init__(
         self, steps_per_scale: int = 100, step_size: float = 2e-5, scales: int = 10, t_min: float | None = None
     ) -> None:
-        if not steps_per_scale >= 1:
+        if not (steps_per_scale >= 1 and steps_per_scale % 1 == 0):
             raise ValueError(f"steps_per_scale={steps_per_scale}: must be at least 1")
         if not 0 < step_size < math.inf:
             raise ValueError(f"step_size={step_size}: must be positive")

@@ -122,7 +122,7 @@ class PredictorCorrector(StepSampler):
         super().__init__(steps, t_min)
         if not 0 < snr < math.inf:
             raise ValueError(f"snr={snr}: must be positive")
-        if not corrector_steps >= 1:
+        if not (corrector_steps >= 1 and corrector_steps % 1 == 0):
             raise ValueError(f"corrector_steps={corrector_steps}: must be at least 1 (corrector=None leaves it out)")
         if predictor is None and corrector is None:
             raise ValueError("predictor=None, corrector=None: at least one of them is needed")

@@ -236,6 +236,9 @@ def test_arguments_are_kept_and_checked(name):
     least = 0 if name == "num_workers" else 1
     with pytest.raises(ValueError, match=f"{name} must be at least {least}, got {least - 1}"):
         Numbered(**{name: least - 1})
+    for wrong in (float("nan"), least + 0.5):
+        with pytest.raises(ValueError, match=f"{name} must be at least {least}, got {wrong}"):
+            Numbered(**{name: wrong})
 
 
 # --- with a trainer -------------------------------------------------------------------------------------------------

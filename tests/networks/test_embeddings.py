@@ -70,6 +70,7 @@ def test_embeddings_keep_float32_precision_under_autocast_and_in_bfloat16_networ
         (lambda: GaussianFourierFeatures(5, 1.0), "dim must be .* got 5"),
         (lambda: GaussianFourierFeatures(0, 1.0), "dim must be .* got 0"),
         (lambda: GaussianFourierFeatures(4, 0.0), r"scale must be positive, got 0\.0"),
+        (lambda: GaussianFourierFeatures(4, float("inf")), "scale must be positive, got inf"),
         (lambda: SinusoidalEmbedding(2), "dim must be .* got 2"),
         (lambda: SinusoidalEmbedding(7), "dim must be .* got 7"),
         (lambda: SinusoidalEmbedding(8, scale=-1.0), r"scale must be positive, got -1\.0"),
