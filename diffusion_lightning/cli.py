@@ -57,6 +57,9 @@ SLURM_JOB = "slurm_job"
 # what a user's mistake raises; any other type is a mistake of ours, whose traceback must not be lost
 EXPECTED = (ValueError, TypeError, OSError, MisconfigurationException, ImportError, FloatingPointError)
 
+# how gloo and NCCL say that another process has gone, or has not answered within the strategy's timeout
+LOST_CONTACT = ("gloo/transport/", "Application timeout caused pair closure", "Timed out waiting", "ncclRemoteError")
+
 
 class RunConfig(SaveConfigCallback):
     """Writes the resolved ``config.yaml`` to the run's folder and to the loggers; keeps the one of before a resume."""
@@ -288,7 +291,12 @@ def main(args: list[str] | None = None) -> None:
         if "--debug" in given:
             raise
         line = str(error) if isinstance(error, UsageError) else explain(str(error)) or type(error).__name__
-        if not isinstance(error, EXPECTED):
+        if _is_lost_contact(error):
+            line = (
+                "lost contact with another process of this run: it died, and its message is above or on its machine, "
+                "or stood still for longer than the strategy's timeout; resume with --ckpt_path last"
+            )
+        elif not isinstance(error, EXPECTED):
             with tempfile.NamedTemporaryFile("w", prefix="lightning-", suffix=".log", delete=False) as log:
                 traceback.print_exc(file=log)
             line = f"{type(error).__name__}: {line} (traceback: {log.name})"
@@ -307,6 +315,11 @@ def _slurm_job() -> str | None:
         return None
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def _is_lost_contact(error: Exception) -> bool:
+    # neither library has a type of its own for it
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST_CONTACT)
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -26,6 +26,7 @@ from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.recipe import build, describe
 from diffusion_lightning.samplers import Heun, Sampler
 from diffusion_lightning.sde import SDE
+from diffusion_lightning.sharding import gathered, is_sharded, number_as_in, shard, whole_of
 
 
 class ScoreModule(LightningModule):
@@ -102,6 +103,7 @@ class ScoreModule(LightningModule):
         """Of the last batch that was trained on, ``(B,)``."""
         self._resumed: dict[str, Any] = {}
         self.shape = tuple(shape) if shape is not None else None
+        self._evaluation = ExitStack()
         if compile:
             network.compile()
         self.save_hyperparameters(
@@ -144,6 +146,12 @@ class ScoreModule(LightningModule):
             self._epoch_losses = self._own_part(self._resumed["epoch_losses"])
         self._resumed = {}
 
+    def configure_model(self) -> None:
+        """Split the network and its EMA over the processes, if the trainer's strategy is ``ModelParallelStrategy``."""
+        if self.device_mesh is not None and not is_sharded(self.network):
+            shard(self.network, self.device_mesh)
+            self.ema.take_over(p for p in self.network.parameters() if p.requires_grad)
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what the network draws (dropout): it does not depend on what came before."""
         torch.manual_seed(derive_seed(global_seed(), self.global_rank, self.current_epoch, batch_idx, Stream.DROPOUT))
@@ -180,7 +188,7 @@ class ScoreModule(LightningModule):
     ) -> None:
         """Clip by the trainer's setting if it has one, else to ``clip_norm``; drop a gradient that is not finite."""
         parameters = [p for p in self.network.parameters() if p.grad is not None]
-        self.gradient_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.gradient_norm = whole_of(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         if not self.gradient_norm.isfinite():
             self._skip(optimizer)
             return
@@ -228,6 +236,18 @@ class ScoreModule(LightningModule):
 
     # ---- validation and prediction, on the EMA weights
 
+    def on_validation_epoch_start(self) -> None:
+        """Make a sharded network whole: processes may have unequally many batches, and none may wait for the others."""
+        if is_sharded(self.network):
+            self._evaluation.enter_context(self.ema_weights())
+
+    def on_validation_epoch_end(self) -> None:
+        """Split the network again."""
+        self._evaluation.close()
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log the loss at times and noise that are the same in every epoch, so that epochs compare."""
         x, labels = batch
@@ -253,8 +273,11 @@ class ScoreModule(LightningModule):
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
-        """Inside, the network has the EMA weights; afterwards, whatever happened, its own. May be nested."""
-        with self.ema.average_parameters():
+        """Inside, the network has the EMA weights; afterwards, whatever happened, its own. May be nested.
+
+        Every process must enter it, for a sharded network is put together here; inside, none waits for another.
+        """
+        with self.ema.average_parameters(), gathered(self.network):
             yield
 
     def sample(
@@ -339,7 +362,7 @@ class ScoreModule(LightningModule):
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row == self.max_skipped_steps:
-            raise NonFiniteError.of(self)
+            raise NonFiniteError.of(self.trainer, self.network, self.last_times, self._skipped_in_a_row)
         if self._skipped_in_a_row == 1:
             rank_zero_warn(f"step {self.global_step}: the loss or its gradient is not finite; the step is skipped")
         optimizer.zero_grad(set_to_none=True)
@@ -361,6 +384,9 @@ class ScoreModule(LightningModule):
         """Add the EMA, the package's version, the loggers' run ids, and where the run stands."""
         checkpoint["ema"] = self.ema.state_dict()
         losses = self._epoch_losses if self._epoch_losses is not None else torch.zeros(2, device=self.device)
+        if self.device_mesh is None:  # FSDP has done it, and only on the process that writes the file
+            for state in checkpoint.get("optimizer_states", []):
+                number_as_in(self, state)
         checkpoint[KEY] = {
             "version": version("diffusion-lightning"),
             "run_ids": {type(logger).__name__: logger.version for logger in self.loggers},

@@ -39,7 +39,7 @@ def test_they_are_all_there():
         *("quickstart", "mnist", "mnist_score_net", "mnist_unet_vp", "points_ncsn", "points_ddpm"),
         *("cifar10", "cifar10_score_net", "cifar10_unet_vp", "cifar10_ddpm64", "cifar10_edm"),
     }
-    assert {file.stem for file in OVERLAYS} == {"gpu", "ddp", "debug", "small_unet", "without_fid"}
+    assert {file.stem for file in OVERLAYS} == {"gpu", "ddp", "fsdp", "debug", "small_unet", "without_fid"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.stem)
@@ -76,6 +76,8 @@ def test_an_overlay_changes_what_it_says_and_nothing_else(capsys, recipe, overla
         given = config["trainer"].pop("callbacks")
         assert [callback["class_path"] for callback in given] == [callback["class_path"] for callback in callbacks]
         plain["trainer"].pop("callbacks")
+    if isinstance(strategy := changes.get("trainer", {}).get("strategy"), dict):  # the parser adds its other defaults
+        changes["trainer"]["strategy"] = merge(config["trainer"]["strategy"], strategy)
     assert config == merge(plain, changes)
 
 

@@ -1,6 +1,7 @@
 """How samples come out of the noise: a strip of states for each, after an epoch."""
 
 import math
+from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -71,8 +72,11 @@ class DenoisingProcess(SamplingCallback):
             return
         assert isinstance(pl_module, ScoreModule)
         path = epoch_path(trainer, self.name)
-        if not trainer.is_global_zero:
-            return
+        with pl_module.ema_weights():  # every process enters, one draws
+            if trainer.is_global_zero:
+                self._draw(trainer, pl_module, path)
+
+    def _draw(self, trainer: Trainer, pl_module: ScoreModule, path: Path) -> None:
         generator = torch.Generator(pl_module.device).manual_seed(derive_seed(global_seed(), Stream.DENOISING))
         states = pl_module.sample(
             self.sampler, self.num_samples, generator=generator, batch_size=self.num_samples, trajectory=True

@@ -86,7 +86,9 @@ class FIDCallback(Measurement):
         seed = derive_seed(global_seed(), trainer.global_rank, Stream.FID)
         generator = torch.Generator(pl_module.device).manual_seed(seed)
         count = share(self.num_samples, trainer.world_size, trainer.global_rank)
-        with progress_bar(total=count, desc=self.name, unit="image", disable=not trainer.is_global_zero) as bar:
+        bar = progress_bar(total=count, desc=self.name, unit="image", disable=not trainer.is_global_zero)
+        # the processes may draw unequally many batches, but enter this equally often
+        with pl_module.ema_weights(), bar:
             for first in range(0, count, self.batch_size):
                 size = min(self.batch_size, count - first)
                 # each process takes its own part of the classes' turns

@@ -64,20 +64,19 @@ class GracefulStop(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if gradient_is_kept(trainer):
             return
-        # one message of the processes for both, and none where there is only one
-        wanted = 2 * (self._received is not None) + self._requeue_wanted
-        if trainer.world_size > 1:
-            told = torch.tensor(wanted, device=trainer.strategy.root_device)
-            wanted = int(trainer.strategy.reduce(told, reduce_op="max"))
-        if wanted == 1:
-            self._requeue_wanted = False
-            if self._requeue is not None:
-                former, signum = self._requeue
-                former(signum, None)
-        if wanted >= 2:
+        stop, requeue = self._received is not None, self._requeue_wanted
+        if trainer.world_size > 1:  # a signal to one of them is for all
+            told = torch.tensor([stop, requeue], dtype=torch.float32, device=trainer.strategy.root_device)
+            stop, requeue = trainer.strategy.reduce(told, reduce_op="max").bool().tolist()
+        if stop or requeue:
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, LastCheckpoint):
                     callback.save(trainer)
+        if requeue and self._requeue is not None:
+            self._requeue_wanted = False
+            lightnings, signum = self._requeue
+            lightnings(signum, None)
+        if stop:
             raise self._stopped(trainer)
         self._in_step = True
 

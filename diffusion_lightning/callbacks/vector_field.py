@@ -9,6 +9,7 @@ so that pictures of different processes compare.
 """
 
 import math
+from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -84,8 +85,11 @@ class VectorField(SamplingCallback):
             return
         assert isinstance(pl_module, ScoreModule)
         path = epoch_path(trainer, self.name)
-        if not trainer.is_global_zero:
-            return
+        with pl_module.ema_weights():  # every process enters, one draws
+            if trainer.is_global_zero:
+                self._draw(trainer, pl_module, path)
+
+    def _draw(self, trainer: Trainer, pl_module: ScoreModule, path: Path) -> None:
         real = held_out_points(self, trainer, pl_module, "SampleGrid or DenoisingProcess").cpu().float()
         low, high = limits(real)
         grid = grid_points(low, high).to(pl_module.device)
@@ -95,7 +99,7 @@ class VectorField(SamplingCallback):
         was_training = pl_module.training
         try:
             pl_module.eval()
-            with pl_module.ema_weights(), torch.no_grad():
+            with torch.no_grad():
                 # not at the trainer's precision: dividing by σ² would blow up the rounding of 16 bits
                 field = score_field(pl_module.denoiser, grid, time, **cond)
         finally:
