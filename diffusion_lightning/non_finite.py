@@ -40,7 +40,7 @@ class NonFiniteError(FloatingPointError):
         except OSError as error:
             where = f"{path} could not be written ({error.strerror})"
         return cls(
-            f"step {trainer.global_step}: the loss or its gradient was not finite {skipped} times in a row; {where}. The "
-            "weights are those of the last good step: resume with --ckpt_path last, for example with a smaller "
+            f"step {trainer.global_step}: the loss or its gradient was not finite {skipped} times in a row; {where}. "
+            "The weights are those of the last good step: resume with --ckpt_path last, for example with a smaller "
             "learning rate"
         )

@@ -21,10 +21,9 @@ def blocks() -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """The words of every `fit` command after the program's name; what is known only in a job is left out."""
+    """The words of every `fit` command after the program's name."""
     lines = [line for block in blocks() for line in block.replace("\\\n", " ").splitlines() if " fit " in line]
-    plain = [line.replace("$resume &", "").replace("$root", "runs/1") for line in lines]
-    return [["fit", *shlex.split(line.split(" fit ", 1)[1])] for line in plain]
+    return [["fit", *shlex.split(line.split(" fit ", 1)[1])] for line in lines]
 
 
 def resolved(capsys: pytest.CaptureFixture[str], command: list[str]) -> dict[str, Any]:

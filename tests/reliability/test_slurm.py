@@ -22,7 +22,7 @@ trainer:
   accelerator: cpu
   max_epochs: -1
   max_steps: -1
-  limit_train_batches: 2
+  limit_train_batches: 100
   limit_val_batches: 0
   log_every_n_steps: 1
   logger: null
@@ -63,7 +63,7 @@ sys.exit(max(abs(task.wait()) for task in tasks))
 
 @pytest.fixture
 def submit(tmp_path: Path, environment: dict[str, str]) -> Any:
-    """Starts the page's script for the n-th time as job 7 and waits until both tasks train."""
+    """Starts the page's script for the n-th time and waits until both tasks train."""
     page = (ROOT / "docs" / "scaling.md").read_text()
     (script,) = (part.split("```")[0] for part in page.split("```sh\n") if part.startswith("#!/bin/bash"))
     for old, new in (
@@ -85,17 +85,17 @@ def submit(tmp_path: Path, environment: dict[str, str]) -> Any:
         **environment,
         "PATH": f"{tmp_path}{os.pathsep}{environment['PATH']}",
         "PYTHONPATH": os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")]),
-        **{"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "edm", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1"},
+        **{"SLURM_JOB_NAME": "edm", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1"},
         **{"SLURM_NNODES": "2", "SLURM_NODELIST": "localhost", "MASTER_ADDR": "localhost"},
     }
     started: list[Any] = []
 
-    def submit(restart: int) -> Any:
+    def submit(restart: int, job: str = "7") -> Any:
         with open(tmp_path / f"job{restart}.log", "w") as log:
             process = subprocess.Popen(
                 ["bash", "job.sh"],
                 cwd=tmp_path,
-                env={**cluster, "SLURM_RESTART_COUNT": str(restart)},
+                env={**cluster, "SLURM_RESTART_COUNT": str(restart), "SLURM_JOB_ID": job},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -123,19 +123,32 @@ def wait_until(condition: Any, process: Any, log: str) -> None:
 
 def test_a_requeued_job_goes_on_in_its_run(submit, tmp_path):
     first = submit(0)
-    first.process.send_signal(signal.SIGUSR1)
-    first.process.wait(timeout=PATIENCE)
+    for pid in first.pids:
+        os.kill(pid, signal.SIGUSR1)  # as SLURM signals each task
+    wait_until((tmp_path / "scontrol.log").is_file, first.process, first.log)
     assert (tmp_path / "scontrol.log").read_text() == "requeue 7\n"
-    with suppress(ProcessLookupError):
-        os.killpg(first.process.pid, signal.SIGKILL)  # as SLURM ends the tasks of a job that it requeues
+    os.killpg(first.process.pid, signal.SIGKILL)  # as SLURM ends the tasks of a job that it requeues
     second = submit(1)
     os.killpg(second.process.pid, signal.SIGKILL)
     starts = [int(step) for step in (tmp_path / "started_at").read_text().split()]
     assert starts[:2] == [0, 0]
-    assert starts[2] == starts[3] >= 4
-    runs = tmp_path / "runs" / "7" / "edm"
+    assert starts[2] == starts[3] >= 5  # where the signal found it, not the end of the epoch before
+    runs = tmp_path / "runs" / "quickstart"
     assert [path.name for path in runs.iterdir()] == ["version_0"]
+    assert (runs / "version_0" / "hpc_ckpt_1.ckpt").is_file()
     with open(runs / "version_0" / "metrics.csv", newline="") as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
     assert steps == list(range(len(steps)))
     assert len(steps) >= starts[2] + 4
+
+
+def test_another_job_is_another_run(submit, tmp_path):
+    first = submit(0)
+    os.killpg(first.process.pid, signal.SIGKILL)
+    for file in tmp_path.glob("start*.pid"):
+        file.unlink()
+    second = submit(0, job="8")
+    os.killpg(second.process.pid, signal.SIGKILL)
+    assert {path.name for path in (tmp_path / "runs" / "quickstart").iterdir()} == {"version_0", "version_1"}
+    starts = [int(step) for step in (tmp_path / "started_at").read_text().split()]
+    assert starts == [0, 0, 0, 0]
