@@ -171,17 +171,18 @@ class ScoreModule(LightningModule):
         finite = loss.detach().isfinite()
         assert self._epoch_losses is not None
         self._epoch_losses += torch.where(finite, torch.stack((loss.detach() * len(x), finite * len(x))), 0.0)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.global_step + 1) % every == 0:
-            # only where it is written down: to synchronize every step would slow each one
-            self.log("train/skipped_steps", float(self.skipped_steps))
-            logged = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
-        else:
-            logged = loss
+        # over all processes only where it is written down: to synchronize every step would slow each one
+        written = self._is_written(self.global_step + 1)
+        logged = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean") if written else loss
         self.log("train/loss_step", logged, prog_bar=True)
         # a loss that is not finite makes every gradient so, and thereby, once the processes have added them up, those
         # of all: they skip this step together
         return loss * torch.where(finite, 1.0, torch.nan)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log how many steps have been skipped so far."""
+        if self._is_written(self.global_step):
+            self.log("train/skipped_steps", float(self.skipped_steps))
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -356,6 +357,11 @@ class ScoreModule(LightningModule):
         t, noise = self.objective.draw(self.denoiser.sde, whole, device=x.device, generator=generator)
         rows = slice(self.global_rank, len(x) * world_size, world_size)
         return t[rows].contiguous(), noise[rows].contiguous()
+
+    def _is_written(self, step: int) -> bool:
+        """Whether the trainer writes down what is logged at this optimizer step, counted from 1."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and step % every == 0
 
     def _skip(self, optimizer: Any) -> None:
         """Leave this optimizer step out: without gradients it changes nothing, not even the optimizer's own state."""

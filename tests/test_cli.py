@@ -195,6 +195,7 @@ def test_a_run_leaves_its_folder(runs, first):
         "config.yaml",
         "metrics.csv",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
         "checkpoints/epoch=0000.ckpt",
         "samples/epoch=0000.png",
     }
@@ -297,6 +298,7 @@ def test_a_resumed_run_goes_on_in_its_folder(runs, first, resumed):
         "config.before_resume_0.yaml",
         "metrics.csv",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
         "samples/epoch=0000.png",
         "samples/epoch=0001.png",
     }

@@ -151,6 +151,7 @@ def test_they_write_one_run(fitted):
         "config.yaml",
         "metrics.csv",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
         "samples/epoch=0000.png",
         "samples/epoch=0001.png",
     }

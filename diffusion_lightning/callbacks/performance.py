@@ -36,7 +36,7 @@ class RunReport(Callback):
     - ``time/step``: the rest of the training loop, its hooks and logging among them;
     - ``time/sampling``: callbacks that draw samples to be looked at;
     - ``time/evaluation``: validation, and callbacks that measure samples;
-    - ``time/checkpoint``: saving checkpoints;
+    - ``time/checkpoint``: saving checkpoints, the one of an epoch's end in the epoch after it;
     - ``time/other``: what is left.
 
     The parts are those of Lightning's profiling. A profiler of the user's goes on seeing all of it.
@@ -75,6 +75,7 @@ class RunReport(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._times is not None:
+            assert isinstance(pl_module, ScoreModule)
             self._summary = self._summarize(trainer, pl_module, self._times.read())
         self._stop(trainer)
 
@@ -116,7 +117,7 @@ class RunReport(Callback):
             "perf/examples_per_s": total,
             "perf/examples_per_s_rank": rate,
             "perf/memory_gb": peak_memory_gb(pl_module.device),
-            "train/gradient_norm": getattr(pl_module, "gradient_norm", None),
+            "train/gradient_norm": pl_module.gradient_norm,
             "train/ema_decay": pl_module.ema.current_decay,
             "train/lr": self._lr,
         }
@@ -136,7 +137,7 @@ class RunReport(Callback):
         self._report_epoch(trainer)
 
     def _report_epoch(self, trainer: Trainer) -> None:
-        """Only now has the epoch before ended: its checkpoints come after every other callback's epoch end."""
+        """Only now has the epoch before ended: other callbacks' work at its end may come after this one's."""
         if self._ended_epoch is None:
             return
         assert self._times is not None
@@ -157,16 +158,15 @@ class RunReport(Callback):
         """The last ``fit`` as a table of at most eleven lines; empty before its end, and where it failed."""
         return self._summary
 
-    def _summarize(self, trainer: Trainer, pl_module: LightningModule, seconds: Mapping[str, float]) -> str:
+    def _summarize(self, trainer: Trainer, pl_module: ScoreModule, seconds: Mapping[str, float]) -> str:
         in_all = f"{trainer.global_step} in {_epochs(trainer.current_epoch)}"
         if self._first_step is None:
             return f"Summary\n  steps     none in this part; {in_all} in all"
         steps = f"{trainer.global_step - self._first_step} in {_epochs(self._epochs)}"
         if self._first_step > 0:
             steps += f"; {in_all} in all"
-        skipped = int(trainer.callback_metrics.get("train/skipped_steps", 0))
-        if skipped:
-            steps += f"; {skipped} skipped"
+        if pl_module.skipped_steps:
+            steps += f"; {pl_module.skipped_steps} skipped"
         total, memory = sum(seconds.values()), peak_memory_gb(pl_module.device)
         ranks = trainer.world_size
         of = f", {self._examples / _training(seconds):,.0f} by each of {ranks} processes" if ranks > 1 else ""
