@@ -25,6 +25,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
     Use: ``Trainer(plugins=[WholeCheckpointIO()])``; the ``lightning`` command always does.
     """
 
+    has_failed = False
+    """Whether the last checkpoint could not be written."""
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
@@ -39,12 +42,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             part.replace(path)
             _flush_folder(path.parent)
+            self.has_failed = False
         except (OSError, RuntimeError) as error:  # of the latter type where torch's own writer meets a full disk
             rank_zero_warn(
                 f"{path} could not be written: {' '.join(str(error).split())} ({_free_space(path.parent)}). "
                 "Training goes on; the checkpoint that was there before is unchanged"
             )
             _remove(part)
+            self.has_failed = True
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = None

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -14,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diffusion_lightning.callbacks import (
@@ -229,9 +230,11 @@ class DiffusionCLI(LightningCLI):
             if stopped.is_launched:
                 sys.exit(0)  # with another code the process that started this one would be killed while it tidies up
             if self.trainer.is_global_zero:
-                done = "saved" if stopped.saved else "not saved: the trainer has no LastCheckpoint"
+                done = "saved" if stopped.saved else "which is not saved"
                 print(f"lightning: {stopped} ({done}); resume: {self._resume_command()}", file=sys.stderr)
             sys.exit(128 + stopped.signum)
+        except SIGTERMException:  # before training has begun, when only Lightning looks for it
+            sys.exit(128 + signal.SIGTERM)
 
     def _resume_command(self) -> str:
         return f"lightning fit --config {Path(self.run_logger.log_dir) / 'config.yaml'} --ckpt_path last"
@@ -287,6 +290,8 @@ def main(args: list[str] | None = None) -> None:
                 likelihood_command(given[1:])
             case _:
                 DiffusionCLI(args)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if "--debug" in given:
             raise

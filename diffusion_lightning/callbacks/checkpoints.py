@@ -93,8 +93,10 @@ class LastCheckpoint(ModelCheckpoint):
             keep_as(path, path.with_name(PREVIOUS))
         self._save_checkpoint(trainer, str(path))
         self.best_model_path = str(path)
-        self._saved = position
         self._saved_time = time.monotonic()
+        # only the process that writes knows
+        if not trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "has_failed", False)):
+            self._saved = position
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -157,4 +159,5 @@ def keep_as(path: Path, other: Path) -> None:
         os.link(path, temporary)
         temporary.replace(other)
     except OSError:  # file systems without hard links: there is only the newest, as everywhere else
-        temporary.unlink(missing_ok=True)
+        pass
+    temporary.unlink(missing_ok=True)  # it is still there, too, where both names were of this file already

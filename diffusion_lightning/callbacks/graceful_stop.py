@@ -48,8 +48,14 @@ class GracefulStop(Callback):
         self._in_step = True
         self._former: dict[int, Any] = {}
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._take_over(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if threading.current_thread() is not threading.main_thread():
+        self._take_over(trainer)
+
+    def _take_over(self, trainer: Trainer) -> None:
+        if self._former or threading.current_thread() is not threading.main_thread():
             return  # Python hands signals to the main thread only
         self._trainer = trainer
         self._take(signal.SIGTERM, self._on_signal)
