@@ -191,9 +191,10 @@ class DiffusionCLI(LightningCLI):
 
         if config["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks += [BestCheckpoint(), LastCheckpoint()]
-        for needed in (GracefulStop, RunReport):
-            if not any(isinstance(c, needed) for c in callbacks):
-                callbacks.append(needed())
+        if not any(isinstance(c, GracefulStop) for c in callbacks):
+            callbacks.insert(0, GracefulStop())  # before those that may take long at the start
+        if not any(isinstance(c, RunReport) for c in callbacks):
+            callbacks.append(RunReport())
         plugins = _as_list(config["plugins"])
         if not any(isinstance(p, CheckpointIO) for p in plugins):
             plugins.append(WholeCheckpointIO())
@@ -233,8 +234,13 @@ class DiffusionCLI(LightningCLI):
                 done = "saved" if stopped.saved else "which is not saved"
                 print(f"lightning: {stopped} ({done}); resume: {self._resume_command()}", file=sys.stderr)
             sys.exit(128 + stopped.signum)
-        except SIGTERMException:  # before training has begun, when only Lightning looks for it
+        # before training has begun only Lightning looks for signals
+        except SIGTERMException:
             sys.exit(128 + signal.SIGTERM)
+        except SystemExit:
+            if self.trainer.interrupted:
+                sys.exit(128 + signal.SIGINT)
+            raise
 
     def _resume_command(self) -> str:
         return f"lightning fit --config {Path(self.run_logger.log_dir) / 'config.yaml'} --ckpt_path last"
