@@ -1,11 +1,11 @@
-"""Plants known mistakes in the mathematics, one at a time, and demands that the tests notice each.
+"""Plants known mistakes in the mathematics and in the running of it, one at a time: the tests must notice each.
 
 Run by hand: ``python tests/mutations.py [words of a name]``; all of it takes some minutes. The package and the tests
 are copied to a temporary folder, so that nothing here is touched. It ends with 1 if a mistake survives, if the text it
 replaces no longer occurs exactly once, or if the tests fail without any mistake.
 
-The list holds the mistakes of the founding documents, those that are easily made in this mathematics, and every bug
-that was once found in it.
+The list holds the mistakes of the founding documents, those that are easily made in this mathematics, what breaks a run
+that stops and goes on, and every bug that was once found in it.
 """
 
 import os
@@ -37,6 +37,10 @@ TABLE = "tests/samplers/test_sampler_table.py"
 SDE, PARAMETERIZATION, DENOISER, OBJECTIVE, EMA = (
     f"tests/test_{name}.py" for name in ("sde", "parameterization", "denoiser", "objective", "ema")
 )
+
+RELIABILITY = "tests/reliability"
+POSITION = "tests/test_position.py::test_a_run_that_crashed_is_the_run_that_did_not"
+NON_FINITE = f"{RELIABILITY}/test_non_finite.py::test_a_bad_step_changes_nothing"
 
 MUTATIONS = [
     # ---- the mistakes of the founding documents
@@ -95,8 +99,8 @@ MUTATIONS = [
     Mutation(
         "uniform noise in the objective",
         "objective.py",
-        "noise = standard_normal(x0.shape, device=x0.device, generator=generator)",
-        "noise = torch.rand(x0.shape, device=x0.device, generator=generator)",
+        "return t, standard_normal(shape, device=device, generator=generator)",
+        "return t, torch.rand(shape, device=device, generator=generator)",
         f"{OBJECTIVE}",
     ),
     Mutation(
@@ -272,8 +276,8 @@ MUTATIONS = [
     Mutation(
         "noise from the global generator",
         "objective.py",
-        "noise = standard_normal(x0.shape, device=x0.device, generator=generator)",
-        "noise = standard_normal(x0.shape, device=x0.device)",
+        "return t, standard_normal(shape, device=device, generator=generator)",
+        "return t, standard_normal(shape, device=device)",
         f"{OBJECTIVE}::test_a_generator_decides_alone",
     ),
     # ---- the samplers
@@ -480,15 +484,15 @@ MUTATIONS = [
     Mutation(
         "decay and 1 − decay swapped",
         "ema.py",
-        "torch._foreach_lerp_(self.shadow_params, current, 1 - decay)",
-        "torch._foreach_lerp_(self.shadow_params, current, decay)",
+        "torch._foreach_lerp_(averages, current, 1 - self.current_decay)",
+        "torch._foreach_lerp_(averages, current, self.current_decay)",
         f"{EMA}",
     ),
     Mutation(
         "no warm-up of the decay",
         "ema.py",
-        "decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))",
-        "decay = self.decay",
+        "min(self.decay, (1 + n) / (10 + n))",
+        "self.decay",
         f"{EMA}",
     ),
     Mutation(
@@ -501,9 +505,115 @@ MUTATIONS = [
     Mutation(
         "an average that fails when the weights change precision (a former bug)",
         "ema.py",
-        "p.detach().to(average.dtype)",
-        "p.detach()",
+        "p.to(average.dtype) for p",
+        "p for p",
         f"{EMA}",
+    ),
+    # ---- runs that go on
+    Mutation(
+        "an epoch that is continued begins its data anew",
+        "position.py",
+        "order.start_batch = batch",
+        "order.start_batch = 0",
+        f"{POSITION}[epochs]",
+    ),
+    Mutation(
+        "the steps of a continued epoch are counted one too far",
+        "position.py",
+        "loop._batches_that_stepped -= not loop._should_accumulate()",
+        "pass",
+        f"{POSITION}[epochs]",
+    ),
+    Mutation(
+        "the validation after an epoch's last step is left out",
+        "position.py",
+        "if loop._should_check_val_fx(fit._data_fetcher):",
+        "if False:",
+        f"{POSITION}[epochs]",
+    ),
+    Mutation(
+        "the mean loss of a continued epoch forgets its first part",
+        "module.py",
+        'self._epoch_losses = self._own_part(self._resumed["epoch_losses"])',
+        "pass",
+        f"{POSITION}[epochs]",
+    ),
+    Mutation(
+        "a checkpoint is saved while a gradient waits for the next batch",
+        "callbacks/checkpoints.py",
+        "        if gradient_is_kept(trainer):\n            return\n",
+        "",
+        f"{POSITION}[accumulation]",
+    ),
+    Mutation(
+        "dropout does not depend on the step alone",
+        "module.py",
+        "torch.manual_seed(derive_seed(",
+        "(derive_seed(",
+        f"{POSITION}[dropout]",
+    ),
+    Mutation(
+        "the EMA takes a skipped step",
+        "module.py",
+        "if self._skipped_in_a_row == 0:\n            self.ema.update()",
+        "if True:\n            self.ema.update()",
+        NON_FINITE,
+    ),
+    Mutation(
+        "a skipped step still moves the optimizer",
+        "module.py",
+        "optimizer.zero_grad(set_to_none=True)",
+        "optimizer.zero_grad(set_to_none=False)",
+        NON_FINITE,
+    ),
+    Mutation(
+        "an infinite loss with a finite gradient passes",
+        "module.py",
+        "return loss * torch.where(finite, 1.0, torch.nan)",
+        "return loss",
+        NON_FINITE,
+    ),
+    Mutation(
+        "each process draws noise of its own",
+        "module.py",
+        "rows = slice(self.global_rank, len(x) * world_size, world_size)",
+        "rows = slice(self.global_rank * len(x), (self.global_rank + 1) * len(x))",
+        f"{RELIABILITY}/test_process_count.py::test_two_processes_are_one_with_twice_the_batch",
+    ),
+    Mutation(
+        "each process flips by itself",
+        "data/base.py",
+        "mirrored = drawn[rank::world_size] < 0.5",
+        "mirrored = drawn[: len(images)] < 0.5",
+        f"{RELIABILITY}/test_process_count.py::test_two_processes_are_one_with_twice_the_batch",
+    ),
+    Mutation(
+        "a checkpoint is written in place",
+        "checkpoint.py",
+        'part = path.with_name(path.name + ".part")',
+        "part = path",
+        f"{RELIABILITY}/test_checkpoints_on_disk.py",
+    ),
+    Mutation(
+        "a save that failed counts as one",
+        "checkpoint.py",
+        "self.has_failed = True",
+        "pass",
+        f"{RELIABILITY}/test_checkpoints_on_disk.py",
+    ),
+    Mutation(
+        "the check sums of a checkpoint are not looked at",
+        "checkpoint.py",
+        "            _check_sums(path)\n",
+        "            pass\n",
+        f"{RELIABILITY}/test_checkpoints_on_disk.py",
+    ),
+    Mutation(
+        "a stop that does not save",
+        "callbacks/graceful_stop.py",
+        "if stop or requeue:",
+        "if requeue:",
+        f"{RELIABILITY}/test_signals.py::test_stopped_twice_and_resumed",
     ),
 ]
 
@@ -540,7 +650,7 @@ def main(words: list[str]) -> int:
     width = max(len(m.name) for m in chosen)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
-        ignored = shutil.ignore_patterns("__pycache__", "weights", "embedded")  # large, and no mathematics
+        ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "diffusion_lightning", folder / "diffusion_lightning", ignore=ignored)
         shutil.copytree(ROOT / "tests", folder / "tests", ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", folder)
