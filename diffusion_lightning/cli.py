@@ -189,8 +189,9 @@ class DiffusionCLI(LightningCLI):
             self.save_config_callback = None
             return super().instantiate_trainer(**kwargs)
 
-        if config["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            callbacks += [BestCheckpoint(), LastCheckpoint()]
+        saving = [type(c) for c in callbacks if isinstance(c, ModelCheckpoint)]
+        if config["enable_checkpointing"] is not False and {*saving} <= {BestCheckpoint, LastCheckpoint}:
+            callbacks += [cls() for cls in (BestCheckpoint, LastCheckpoint) if cls not in saving]
         if not any(isinstance(c, GracefulStop) for c in callbacks):
             callbacks.insert(0, GracefulStop())  # before those that may take long at the start
         if not any(isinstance(c, RunReport) for c in callbacks):

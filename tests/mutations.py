@@ -1,7 +1,7 @@
 """Plants known mistakes in the mathematics and in the running of it, one at a time: the tests must notice each.
 
-Run by hand: ``python tests/mutations.py [words of a name]``; all of it takes some minutes. The package and the tests
-are copied to a temporary folder, so that nothing here is touched. It ends with 1 if a mistake survives, if the text it
+Run by hand: ``python tests/mutations.py [words of a name]``; all of it takes some minutes. The package, the tests and the
+configs are copied to a temporary folder, so that nothing here is touched. It ends with 1 if a mistake survives, if the text it
 replaces no longer occurs exactly once, or if the tests fail without any mistake.
 
 The list holds the mistakes of the founding documents, those that are easily made in this mathematics, what breaks a run
@@ -651,8 +651,8 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "diffusion_lightning", folder / "diffusion_lightning", ignore=ignored)
-        shutil.copytree(ROOT / "tests", folder / "tests", ignore=ignored)
+        for part in ("diffusion_lightning", "tests", "configs"):
+            shutil.copytree(ROOT / part, folder / part, ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", folder)
         check_copy(folder)
 
