@@ -396,11 +396,12 @@ def test_an_old_fid_does_not_make_a_later_epoch_the_best(fit):
 
 
 @pytest.mark.parametrize(("later", "best"), [(2.0, "epoch=0000.ckpt"), (0.5, "epoch=0001.ckpt")])
-def test_the_best_is_still_known_after_a_resume(fit, later, best):
+@pytest.mark.parametrize("order", [(BestCheckpoint, LastCheckpoint), (LastCheckpoint, BestCheckpoint)])
+def test_the_best_is_still_known_after_a_resume(fit, later, best, order):
     settings = {"enable_checkpointing": True, "limit_train_batches": 1}
-    fit(GivenFID(1.0), BestCheckpoint(), LastCheckpoint(), max_epochs=1, **settings)
+    fit(GivenFID(1.0), *(cls() for cls in order), max_epochs=1, **settings)
     last = fit.folder / "checkpoints" / "last.ckpt"
-    fit(GivenFID(later), BestCheckpoint(), LastCheckpoint(), ckpt=last, max_epochs=2, **settings)
+    fit(GivenFID(later), *(cls() for cls in order), ckpt=last, max_epochs=2, **settings)
     assert names(fit.folder) == [best, "last.ckpt", "previous.ckpt"]
     assert epoch_of(last) == 1
 

@@ -135,6 +135,14 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save_if_best(trainer)
 
+    def state_dict(self) -> dict[str, Any]:
+        # what is still to be compared, too, where the other checkpoint is saved first
+        return {**super().state_dict(), "measured": self._measured}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._measured = state_dict.get("measured")
+
     def _save_if_best(self, trainer: Trainer) -> None:
         if self._measured is not None:
             measured, self._measured = self._measured, None
