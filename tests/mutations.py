@@ -571,7 +571,7 @@ MUTATIONS = [
         "module.py",
         "return loss * torch.where(finite, 1.0, torch.nan)",
         "return loss",
-        NON_FINITE,
+        f"{RELIABILITY}/test_non_finite.py::test_a_bad_loss_with_a_good_gradient_changes_nothing",
     ),
     Mutation(
         "each process draws noise of its own",

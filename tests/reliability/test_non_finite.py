@@ -11,7 +11,7 @@ import yaml
 from hurt_runs import Command, checkpoint, metrics
 from misfortunes import BrittleUNet, Record
 
-from diffusion_lightning import ScoreModule
+from diffusion_lightning import DenoisingScoreMatching, ScoreModule
 from diffusion_lightning.checkpoint import load_checkpoint
 
 BRITTLE = (
@@ -54,6 +54,24 @@ def test_a_bad_step_changes_nothing(make_module, make_trainer, make_data, tmp_pa
     trainer.fit(make_module(network=network), datamodule=make_data())
     assert_skipped(record(tmp_path), {2, 5, 7}, accumulate)
     assert trainer.global_step == 10 // accumulate
+
+
+class Offset(DenoisingScoreMatching):
+    """Adds infinity to the loss of some batches, which leaves its gradient as it is."""
+
+    def __call__(self, denoiser: Any, x0: Any, **kwargs: Any) -> Any:
+        loss = super().__call__(denoiser, x0, **kwargs)
+        if not denoiser.network.training:
+            return loss
+        self.calls = getattr(self, "calls", -1) + 1
+        return loss + torch.inf if self.calls in (2, 5, 7) else loss
+
+
+def test_a_bad_loss_with_a_good_gradient_changes_nothing(make_module, make_trainer, make_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = make_trainer(limit_train_batches=10, callbacks=[Record()])
+    trainer.fit(make_module(objective=Offset()), datamodule=make_data())
+    assert_skipped(record(tmp_path), {2, 5, 7})
 
 
 def test_bad_examples_change_nothing(make_module, make_trainer, make_data, tmp_path, monkeypatch):
