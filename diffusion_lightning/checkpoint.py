@@ -1,7 +1,6 @@
 """Checkpoint files: whole or absent when written; tensors and plain values only, and verified, when read."""
 
 import os
-import shutil
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
+
+from diffusion_lightning.disk import free_space
 
 KEY = "diffusion_lightning"
 """Where a checkpoint keeps what is ours: the package's version, the loggers' run ids, where the run stands."""
@@ -41,11 +42,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
-            _flush_folder(path.parent)
             self.has_failed = False
+            with suppress(OSError):  # not every system can
+                _flush_folder(path.parent)
         except (OSError, RuntimeError) as error:  # of the latter type where torch's own writer meets a full disk
             rank_zero_warn(
-                f"{path} could not be written: {' '.join(str(error).split())} ({_free_space(path.parent)}). "
+                f"{path} could not be written: {' '.join(str(error).split())} ({free_space(path.parent)}). "
                 "Training goes on; the checkpoint that was there before is unchanged"
             )
             _remove(part)
@@ -128,13 +130,6 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _free_space(folder: Path) -> str:
-    try:
-        return f"{shutil.disk_usage(folder).free / 2**30:.3g} GiB free"
-    except OSError as error:
-        return f"{error.strerror}"
 
 
 def _remove(path: Path) -> None:

@@ -130,11 +130,13 @@ class DiffusionCLI(LightningCLI):
             config.run_name = files[0].stem if files else "run"
         requeued = self._requeued_run(config) if config.ckpt_path is None and self.subcommand == "fit" else None
         if config.ckpt_path == "last" or requeued is not None:
-            path, self.resumed = self._last_checkpoint(config, [requeued] if requeued is not None else files)
+            path, checkpoint = self._last_checkpoint(config, [requeued] if requeued is not None else files)
             config.ckpt_path = str(path)
         elif config.ckpt_path is not None:
-            self.resumed = load_checkpoint(config.ckpt_path)
+            checkpoint = load_checkpoint(config.ckpt_path)
         if config.ckpt_path is not None:
+            # not its tensors, which Lightning reads again and would lie in memory until the end
+            self.resumed = {name: checkpoint[name] for name in (KEY, "global_step", "hyper_parameters")}
             config.weights_only = True  # for Lightning's own reading of the same file
             folder = Path(config.ckpt_path).absolute().parent.parent
             name = Path(config.run_name).parts
@@ -205,7 +207,8 @@ class DiffusionCLI(LightningCLI):
         self.run_logger = RunLogger(
             config["default_root_dir"], name, self.resumed_folder, self.resumed.get("global_step", 0)
         )
-        if job := _slurm_job():
+        job = _slurm_job()
+        if job is not None and not config["fast_dev_run"]:
             folder = Path(self.run_logger.log_dir)
             # where Lightning saves when SLURM announces the end of the job's time; another job must not find it
             kwargs["default_root_dir"] = str(folder)

@@ -38,8 +38,9 @@ class ScoreModule(LightningModule):
     resumed from a checkpoint of any step is, bit for bit, the run that stopped. Validation, sampling and prediction use
     the EMA weights.
 
-    A step whose loss or gradient is not finite on any process changes nothing, on no process: neither the weights nor
-    the optimizer's state nor the EMA. It is counted; too many in a row end the training.
+    A step whose loss or gradient is not finite on any process changes neither the weights nor the optimizer's state nor
+    the EMA, on no process; only the learning rate's schedule goes on. It is counted; too many in a row end the
+    training, while in ``16-mixed`` those do not count by which the loss's scale is found.
 
     Logged: ``train/loss_step`` and ``train/skipped_steps``, ``train/loss_epoch`` and, with noise that is the same in
     every epoch, ``val/loss``; all of them over all processes.
@@ -97,6 +98,7 @@ class ScoreModule(LightningModule):
         self.gradient_norm: Tensor | None = None
         """Of the last optimizer step, before clipping."""
         self.skipped_steps = 0
+        self._is_skipped = False
         self._skipped_in_a_row = 0
         self._epoch_losses: Tensor | None = None  # this process's sum of losses and its number of examples
         self.last_times: Tensor | None = None
@@ -132,7 +134,10 @@ class ScoreModule(LightningModule):
     # ---- training
 
     def setup(self, stage: str) -> None:
-        """Learn the examples' shape from the data, once; sampling from a checkpoint needs it."""
+        """Learn the examples' shape from the data, once, for sampling from a checkpoint needs it; a fit starts anew."""
+        if stage == TrainerFn.FITTING:
+            self._resumed, self._epoch_losses = {}, None
+            self.skipped_steps = self._skipped_in_a_row = 0
         data = getattr(self.trainer, "datamodule", None)
         if self.shape is None and data is not None and hasattr(data, "shape"):
             self._set_shape(data.shape)
@@ -142,6 +147,7 @@ class ScoreModule(LightningModule):
         if "position" in self._resumed:
             Position(**self._resumed["position"]).go_on(self.trainer)
             self.skipped_steps = self._resumed["skipped_steps"]
+            self._skipped_in_a_row = self._resumed["skipped_in_a_row"]
             self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._resumed["metrics"].items()})
             self._epoch_losses = self._own_part(self._resumed["epoch_losses"])
         self._resumed = {}
@@ -188,9 +194,16 @@ class ScoreModule(LightningModule):
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip by the trainer's setting if it has one, else to ``clip_norm``; drop a gradient that is not finite."""
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise ValueError(
+                "trainer.precision='16-mixed' with a fused optimizer: its gradients would be clipped while they are "
+                "scaled: give fused=False, or precision='bf16-mixed'"
+            )
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         self.gradient_norm = whole_of(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-        if not self.gradient_norm.isfinite():
+        self._is_skipped = not self.gradient_norm.isfinite()
+        if self._is_skipped:
             self._skip(optimizer)
             return
         self._skipped_in_a_row = 0
@@ -203,7 +216,7 @@ class ScoreModule(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimizer's step, then the EMA's."""
         super().optimizer_step(*args, **kwargs)
-        if self._skipped_in_a_row == 0:
+        if not self._is_skipped:
             self.ema.update()
 
     def on_train_epoch_end(self) -> None:
@@ -350,7 +363,10 @@ class ScoreModule(LightningModule):
         return indices % classes if classes else None
 
     def _draw(self, x: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
-        """The times and the noise of x, which is (a part of) this process's ``size`` rows of the batch of all."""
+        """The times and the noise of x, which is (a part of) this process's ``size`` rows of the batch of all.
+
+        Each process draws for all, and keeps its rows: memory for one batch of noise of every process, for a moment.
+        """
         generator = torch.Generator(x.device).manual_seed(seed)
         world_size = self.trainer.world_size
         whole = (size * world_size, *x.shape[1:])
@@ -366,8 +382,10 @@ class ScoreModule(LightningModule):
     def _skip(self, optimizer: Any) -> None:
         """Leave this optimizer step out: without gradients it changes nothing, not even the optimizer's own state."""
         self.skipped_steps += 1
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row == self.max_skipped_steps:
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is None or scaler.get_scale() <= 1:
+            self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= self.max_skipped_steps:
             raise NonFiniteError.of(self.trainer, self.network, self.last_times, self._skipped_in_a_row)
         if self._skipped_in_a_row == 1:
             rank_zero_warn(f"step {self.global_step}: the loss or its gradient is not finite; the step is skipped")
@@ -398,6 +416,7 @@ class ScoreModule(LightningModule):
             "run_ids": {type(logger).__name__: logger.version for logger in self.loggers},
             "position": Position.of(self.trainer).write(checkpoint),
             "skipped_steps": self.skipped_steps,
+            "skipped_in_a_row": self._skipped_in_a_row,
             "epoch_losses": self.all_gather(losses).reshape(-1, 2).tolist(),  # type: ignore[union-attr]
             "metrics": {name: value.item() for name, value in self.trainer.callback_metrics.items()},
         }

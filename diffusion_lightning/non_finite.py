@@ -41,6 +41,5 @@ class NonFiniteError(FloatingPointError):
             where = f"{path} could not be written ({error.strerror})"
         return cls(
             f"step {trainer.global_step}: the loss or its gradient was not finite {skipped} times in a row; {where}. "
-            "The weights are those of the last good step: resume with --ckpt_path last, for example with a smaller "
-            "learning rate"
+            "No checkpoint has anything of them: resume with --ckpt_path last, for example with a smaller learning rate"
         )

@@ -46,7 +46,7 @@ class Position:
         epochs, batches = fit.epoch_progress.current, fit.epoch_loop.batch_progress
         epoch, batch = epochs.processed, batches.current.processed  # type: ignore[attr-defined]
         if epochs.ready == epoch:  # no epoch is begun, or this one has been counted as processed already
-            if 0 < batch < trainer.num_training_batches:
+            if batch > 0 and not batches.is_last_batch:
                 epoch -= 1  # max_steps cut it short: a longer run goes on in the middle of it
             else:
                 batch = 0
@@ -68,7 +68,7 @@ class Position:
         With another number of processes or another batch size the epoch goes on at the same example of its order, or
         just before it; a warning says so.
         """
-        fit, batch, there = trainer.fit_loop, self.batch, int(trainer.num_training_batches)
+        fit, batch, there = trainer.fit_loop, self.batch, trainer.num_training_batches
         examples = getattr(trainer.datamodule, "batch_size", 0) * trainer.world_size  # type: ignore[attr-defined]
         if examples and self.examples and (examples, trainer.world_size) != (self.examples, self.world_size):
             batch = batch * self.examples // examples
@@ -77,7 +77,7 @@ class Position:
                 f"{self.world_size} and {self.examples}: the order of the data changes, and epoch {self.epoch} goes on "
                 f"after batch {batch} of {there}"
             )
-        batch = min(batch, there)
+        batch = int(min(batch, there))
 
         for loader in fit._combined_loader.flattened:  # type: ignore[union-attr]
             if isinstance(order := getattr(loader, "sampler", None), BatchOrder):

@@ -250,7 +250,7 @@ def test_a_full_disk_is_told_once_and_nothing_is_lost(tmp_path, monkeypatch, acc
             log(logger, step, **{name: value})
     assert len(told) == (number < CHANGES)
     for warning in told:
-        assert str(warning.message).startswith(f"{folder / 'metrics.csv'} cannot be written (No space left on device, ")
+        assert str(warning.message).startswith(f"{folder / 'metrics.csv'} cannot be written (No space left on device; ")
     monkeypatch.undo()  # there is space again
     logger.finalize("success")
     assert rows(folder) == after(len(LOGGED))
@@ -262,7 +262,9 @@ def test_a_folder_that_was_away(tmp_path):
     folder = Path(logger.log_dir)
     log(logger, 1)
     folder.rename(tmp_path / "away")
-    with pytest.warns(UserWarning, match=r"metrics\.csv cannot be written \(No such file or directory\)"):
+    with pytest.warns(
+        UserWarning, match=r"metrics\.csv cannot be written \(No such file or directory; free space unknown\)"
+    ):
         log(logger, 2, 3)
     (tmp_path / "away").rename(folder)
     log(logger, 4)

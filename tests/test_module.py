@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -461,7 +462,8 @@ def test_what_a_checkpoint_holds(make_module, fit, tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     ours = checkpoint[KEY]
-    assert (ours["version"], ours["run_ids"], ours["skipped_steps"]) == (version("diffusion-lightning"), {}, 0)
+    assert (ours["version"], ours["run_ids"]) == (version("diffusion-lightning"), {})
+    assert ours["skipped_steps"] == ours["skipped_in_a_row"] == 0
     assert ours["position"] == {"epoch": 1, "batch": 0, "batches": 3, "examples": 8, "world_size": 1}
     assert ours["metrics"] == {name: value.item() for name, value in trainer.callback_metrics.items()}
     assert ours["epoch_losses"][0][0] / ours["epoch_losses"][0][1] == pytest.approx(ours["metrics"]["train/loss_epoch"])
@@ -654,3 +656,42 @@ def test_wrong_requests(make_module):
         module.sample(num=0)
     with pytest.raises(ValueError, match=r"t_min=90.0: must be in"):
         module.sample(EulerMaruyama(2, t_min=90.0), num=1)
+
+
+# ---- loss scaling
+
+
+class Scaled(Precision):
+    """As ``16-mixed``: gradients are computed of a loss scaled by 2¹⁶, which halves when they overflow."""
+
+    def __init__(self) -> None:
+        self.scaler = torch.amp.GradScaler("cpu")
+
+    def pre_backward(self, tensor, module):
+        return self.scaler.scale(tensor)
+
+    def optimizer_step(self, optimizer, model, closure, **kwargs):
+        closure()
+        self.scaler.unscale_(optimizer)
+        self._after_closure(model, optimizer)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+
+def test_the_search_for_the_scale_of_the_loss_does_not_end_a_training(make_module, make_trainer, make_data):
+    class Overflow(Callback):
+        def on_after_backward(self, trainer, pl_module):
+            if trainer.precision_plugin.scaler.get_scale() > 2**3:
+                next(p for p in pl_module.network.parameters()).grad.fill_(torch.inf)
+
+    module = make_module(max_skipped_steps=3)
+    trainer = make_trainer(limit_train_batches=16, plugins=[Scaled()], callbacks=[Overflow()])
+    trainer.fit(module, datamodule=make_data())
+    assert module.skipped_steps == 13
+    assert module.ema.num_updates == 3
+
+
+def test_a_fused_optimizer_is_refused_where_the_loss_is_scaled(make_module, make_trainer, make_data):
+    module = make_module(optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=True))
+    with pytest.raises(ValueError, match="16-mixed' with a fused optimizer"):
+        make_trainer(plugins=[Scaled()]).fit(module, datamodule=make_data())

@@ -1,6 +1,8 @@
 """A run that stops anywhere and goes on from its last checkpoint is the run that did not stop, bit for bit."""
 
 import csv
+import os
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from diffusion_lightning import (
     UNet,
     WholeCheckpointIO,
 )
+from diffusion_lightning.callbacks.graceful_stop import Stopped
 from diffusion_lightning.checkpoint import KEY, load_checkpoint
 from diffusion_lightning.position import Position
 
@@ -193,6 +196,30 @@ def test_another_batch_size_goes_on_at_the_same_example(make_module, make_traine
         trainer.fit(make_module(), datamodule=(data := make_data(batch_size=4)), ckpt_path=tmp_path / "a.ckpt")
     order = [labels.tolist() for _, labels in data.train_dataloader()][:8]
     assert seen == [(6, order[6]), (7, order[7])]
+
+
+def test_a_finished_run_leaves_nothing_behind_for_the_next_one(make_module, make_trainer, make_data, tmp_path):
+    module, data = make_module(), make_data()
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    make_trainer(max_epochs=1).fit(module, datamodule=data, ckpt_path=tmp_path / "a.ckpt")
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(module, datamodule=data)
+    assert (trainer.global_step, trainer.current_epoch) == (6, 2)
+
+
+def test_a_signal_is_for_one_training_only(make_module, make_trainer, make_data):
+    class Interrupt(Callback):
+        def on_before_optimizer_step(self, *_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stop = GracefulStop()
+    with pytest.raises(Stopped, match="SIGINT after step 1"):
+        make_trainer(callbacks=[stop, Interrupt()]).fit(make_module(), datamodule=make_data())
+    trainer = make_trainer(callbacks=[stop])
+    trainer.fit(make_module(), datamodule=make_data())
+    assert trainer.global_step == 3
 
 
 def test_weights_alone_are_a_new_beginning(make_module, make_trainer, make_data, tmp_path):

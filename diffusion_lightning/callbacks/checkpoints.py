@@ -7,6 +7,7 @@ epoch's pictures are drawn, which may take long: whatever happens meanwhile, no 
 
 import os
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,15 @@ class LastCheckpoint(ModelCheckpoint):
         self._saved_time = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._saved_time = time.monotonic()
+        self._saved, self._saved_time = None, time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = Path(str(self.dirpath)).resolve()
+        if self._saved is None and trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent == folder:
+            self._saved = Position.of(trainer)  # it is what was resumed from
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._saved is None:
-            self._saved = Position.of(trainer)  # nothing is trained yet, or this is what was resumed from
-        if gradient_is_kept(trainer):
+        if trainer.global_step == 0 or gradient_is_kept(trainer):
             return
         due = batch_idx == 0
         due |= self.every_n_train_steps is not None and trainer.global_step % self.every_n_train_steps == 0
@@ -77,7 +81,9 @@ class LastCheckpoint(ModelCheckpoint):
         """Nothing: the epoch's metrics are not written yet."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.save(trainer)
+        # a limit of time may end it where a gradient waits for the next batch; then the one before stays
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or not gradient_is_kept(trainer):
+            self.save(trainer)
 
     def holds_all_training(self, trainer: Trainer) -> bool:
         """Whether no batch has been trained on since ``last.ckpt`` was saved, or resumed from."""
@@ -94,8 +100,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._save_checkpoint(trainer, str(path))
         self.best_model_path = str(path)
         self._saved_time = time.monotonic()
-        # only the process that writes knows
-        if not trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "has_failed", False)):
+        if not _has_failed(trainer):
             self._saved = position
 
 
@@ -153,10 +158,31 @@ class BestCheckpoint(ModelCheckpoint):
         return os.path.exists(current) and super()._should_remove_checkpoint(trainer, previous, current)
 
 
+def save_last(trainer: Trainer) -> bool:
+    """Save ``last.ckpt`` by the trainer's LastCheckpoint, or else beside the checkpoints of its other callbacks.
+
+    Returns:
+        Whether it is there; never without any callback that saves checkpoints.
+    """
+    saving = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath is not None]
+    for callback in saving:
+        if isinstance(callback, LastCheckpoint):
+            callback.save(trainer)
+            return callback.holds_all_training(trainer)
+    if saving:
+        trainer.save_checkpoint(Path(str(saving[0].dirpath)) / LAST)
+    return bool(saving) and not _has_failed(trainer)
+
+
 def gradient_is_kept(trainer: Trainer) -> bool:
     """Whether the next batch's gradient will be added to one that is there, which no checkpoint holds."""
     done = trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
     return done % trainer.accumulate_grad_batches != 0
+
+
+def _has_failed(trainer: Trainer) -> bool:
+    """Whether the last checkpoint could not be written, which only the process that writes knows."""
+    return trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "has_failed", False))
 
 
 def keep_as(path: Path, other: Path) -> None:
@@ -168,4 +194,5 @@ def keep_as(path: Path, other: Path) -> None:
         temporary.replace(other)
     except OSError:  # file systems without hard links: there is only the newest, as everywhere else
         pass
-    temporary.unlink(missing_ok=True)  # it is still there, too, where both names were of this file already
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)  # it is still there, too, where both names were of this file already

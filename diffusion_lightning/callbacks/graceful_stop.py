@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from diffusion_lightning.callbacks.checkpoints import LastCheckpoint, gradient_is_kept
+from diffusion_lightning.callbacks.checkpoints import LastCheckpoint, gradient_is_kept, save_last
 
 
 class Stopped(BaseException):
@@ -31,10 +31,10 @@ class Stopped(BaseException):
 class GracefulStop(Callback):
     """Ends training between two optimizer steps when SIGTERM (preemption) or SIGINT (Ctrl-C) has come.
 
-    ``last.ckpt`` is saved first, by the trainer's :class:`LastCheckpoint`. A signal to any process stops all of them at
-    the same step. While an epoch's pictures are drawn, when the last step is saved already, it ends at once; a second
-    Ctrl-C ends anything at once. Under SLURM the signal of Lightning's automatic requeueing is also answered between
-    two steps, and after it the job goes on until SLURM ends it.
+    ``last.ckpt`` is saved first, where the trainer has a callback that saves checkpoints. A signal to any process stops
+    all of them at the same step. While an epoch's pictures are drawn, when the last step is saved already, it ends at
+    once; a second Ctrl-C ends anything at once. Under SLURM the signal of Lightning's automatic requeueing is also
+    answered between two steps, and after it the job goes on until SLURM ends it.
 
     Raises:
         Stopped: out of ``fit``, when it is done.
@@ -45,7 +45,7 @@ class GracefulStop(Callback):
         self._received: int | None = None
         self._requeue: Any = None
         self._requeue_wanted = False
-        self._in_step = True
+        self._in_step = False
         self._former: dict[int, Any] = {}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,6 +58,7 @@ class GracefulStop(Callback):
         if self._former or threading.current_thread() is not threading.main_thread():
             return  # Python hands signals to the main thread only
         self._trainer = trainer
+        self._received, self._requeue_wanted, self._in_step = None, False, False
         self._take(signal.SIGTERM, self._on_signal)
         # the launching process passes it on: a terminal's Ctrl-C reaches all of them, a kill only one
         self._take(signal.SIGINT, signal.SIG_IGN if _is_launched(trainer) else self._on_signal)
@@ -74,16 +75,13 @@ class GracefulStop(Callback):
         if trainer.world_size > 1:  # a signal to one of them is for all
             told = torch.tensor([stop, requeue], dtype=torch.float32, device=trainer.strategy.root_device)
             stop, requeue = trainer.strategy.reduce(told, reduce_op="max").bool().tolist()
-        if stop or requeue:
-            for callback in trainer.checkpoint_callbacks:
-                if isinstance(callback, LastCheckpoint):
-                    callback.save(trainer)
+        saved = save_last(trainer) if stop or requeue else False
         if requeue and self._requeue is not None:
             self._requeue_wanted = False
             lightnings, signum = self._requeue
             lightnings(signum, None)
         if stop:
-            raise self._stopped(trainer)
+            raise self._stopped(trainer, saved)
         self._in_step = True
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -111,16 +109,16 @@ class GracefulStop(Callback):
             launcher.kill(signal.SIGTERM)  # type: ignore[attr-defined]
         # nothing is lost by leaving now
         if not self._in_step and _is_saved(trainer):
-            raise self._stopped(trainer)
+            raise self._stopped(trainer, saved=True)
         again = "; Ctrl-C again leaves at once" if signum == signal.SIGINT else ""
         rank_zero_info(f"\n{signal.Signals(signum).name}: stopping after this step{again}")
 
     def _on_requeue(self, signum: int, frame: FrameType | None) -> None:
         self._requeue_wanted = True
 
-    def _stopped(self, trainer: Trainer) -> Stopped:
+    def _stopped(self, trainer: Trainer, saved: bool) -> Stopped:
         signum = self._received or signal.SIGTERM  # another process's, which told this one
-        return Stopped(signum, trainer.global_step, _is_saved(trainer), _is_launched(trainer))
+        return Stopped(signum, trainer.global_step, saved, _is_launched(trainer))
 
     def _take(self, signum: int, handler: Any) -> None:
         self._former[signum] = signal.signal(signum, handler)

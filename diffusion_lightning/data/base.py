@@ -9,6 +9,7 @@ flips happen on the training device, one batch at a time, in `ImageDataModule.on
 import hashlib
 import math
 import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -194,6 +195,12 @@ class BatchLoader(DataLoader):
         """Nothing; see `state_dict`."""
 
 
+def _leave_signals(worker: int) -> None:
+    """A terminal's Ctrl-C and a job's SIGTERM reach the workers too, which the training process needs to its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class BatchDataModule(LightningDataModule, ABC):
     """Training and held-out examples, read as whole batches; the held-out ones serve validation and test alike.
 
@@ -280,6 +287,7 @@ class BatchDataModule(LightningDataModule, ABC):
             sampler=order,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_leave_signals,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             # Its own generator, or every epoch would take one draw from the global one.
             generator=torch.Generator(),

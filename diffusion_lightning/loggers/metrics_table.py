@@ -4,7 +4,6 @@ import csv
 import errno
 import io
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+
+from diffusion_lightning.disk import free_space
 
 Row = dict[str, str]
 
@@ -102,7 +103,7 @@ class MetricsTable:
         if not self._has_warned:
             self._has_warned = True
             rank_zero_warn(
-                f"{self.path} cannot be written ({error.strerror}{_free_space(self.path)}): "
+                f"{self.path} cannot be written ({error.strerror}; {free_space(self.path.parent)}): "
                 "training goes on, and its rows wait in memory until it can"
             )
 
@@ -124,7 +125,10 @@ def _parse(data: bytes) -> tuple[list[str], list[Row]]:
     names = next(csv.reader([head]), [])
     rows: list[Row] = []
     for line in lines:
-        cells = next(csv.reader([line.rstrip("\r")]), [])
+        try:
+            cells = next(csv.reader([line.rstrip("\r")]), [])
+        except csv.Error:
+            continue
         row = {name: cell for name, cell in zip(names, cells, strict=False) if cell}
         if len(cells) != len(names) or not row.get("step", "").isdecimal() or not all(map(_is_number, row.values())):
             continue
@@ -147,10 +151,3 @@ def _line(cells: Sequence[str]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue().encode()
-
-
-def _free_space(path: Path) -> str:
-    try:
-        return f", {shutil.disk_usage(path.parent).free / 1e6:.0f} MB free"
-    except OSError:  # the folder is gone
-        return ""

@@ -40,12 +40,22 @@ def test_damage_is_seen_or_without_effect(checkpoints, damage):
     assert all("is damaged" in message and "\n" not in message for message in refused)
 
 
+def can_be_read(path: Path) -> bool:
+    try:
+        load_checkpoint(path)
+    except ValueError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, lose_the_end, zero_a_block])
 def test_the_newest_intact_one_is_taken(checkpoints, damage):
     last = checkpoints / "last.ckpt"
-    content = bytearray(last.read_bytes())
-    damage(content, random.Random(0))
-    last.write_bytes(content)
+    whole, draw = last.read_bytes(), random.Random(0)
+    while can_be_read(last):  # a bit of the padding is nobody's
+        content = bytearray(whole)
+        damage(content, draw)
+        last.write_bytes(content)
     with pytest.warns(UserWarning, match="is damaged") as caught:
         found = load_newest(checkpoints)
     assert found is not None

@@ -51,6 +51,22 @@ def test_stopped_twice_and_resumed(make_command, uninterrupted):
     assert_same_run(command.run, uninterrupted(ACCUMULATE).run)
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_data_workers_do_not_take_a_signal_for_theirs(make_command, name, code):
+    command = make_command("--data.num_workers=1")
+    (line,) = last_lines(command(code=code, MISFORTUNES=f"group:{name} on_before_optimizer_step 7"))
+    assert f"stopped by {name} after step 7 (saved)" in line
+    assert checkpoint(command.run)["global_step"] == 7
+
+
+def test_without_a_last_checkpoint_there_is_one_all_the_same(make_command):
+    own = "--trainer.callbacks=[{class_path: misfortunes.Misfortunes}, {class_path: ModelCheckpoint}]"
+    command = make_command(own)
+    (line,) = last_lines(command(code=143, MISFORTUNES="SIGTERM on_before_optimizer_step 2"))
+    assert "stopped by SIGTERM after step 2 (saved)" in line
+    assert checkpoint(command.run)["global_step"] == 2
+
+
 def test_a_second_ctrl_c_leaves_at_once(make_command):
     command = make_command()
     process = command.start(MISFORTUNES="SIGINT on_before_zero_grad 4; sleep on_before_optimizer_step 4")
