@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -76,11 +77,14 @@ class RunConfig(SaveConfigCallback):
         run_logger, *others = trainer.loggers
         assert isinstance(run_logger, RunLogger)
         path = Path(run_logger.log_dir) / "config.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file() and path.read_text() != text:
             earlier = len(list(path.parent.glob("config.before_resume_*.yaml")))
-            path.replace(path.with_name(f"config.before_resume_{earlier}.yaml"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+            shutil.copy(path, path.with_name(f"config.before_resume_{earlier}.yaml"))
+        # whole at any moment: a killed run is resumed by it
+        part = path.with_name("config.yaml.part")
+        part.write_text(text)
+        part.replace(path)
         for logger in others:
             logger.log_hyperparams({"config": config.as_dict()})
 
@@ -191,9 +195,12 @@ class DiffusionCLI(LightningCLI):
             self.save_config_callback = None
             return super().instantiate_trainer(**kwargs)
 
-        saving = [type(c) for c in callbacks if isinstance(c, ModelCheckpoint)]
-        if config["enable_checkpointing"] is not False and {*saving} <= {BestCheckpoint, LastCheckpoint}:
-            callbacks += [cls() for cls in (BestCheckpoint, LastCheckpoint) if cls not in saving]
+        saving = [c for c in callbacks if isinstance(c, ModelCheckpoint)]
+        if config["enable_checkpointing"] is not False:
+            if all(isinstance(c, LastCheckpoint) for c in saving):
+                callbacks.append(BestCheckpoint())
+            if not any(isinstance(c, LastCheckpoint) or c.save_last for c in saving):
+                callbacks.append(LastCheckpoint())
         if not any(isinstance(c, GracefulStop) for c in callbacks):
             callbacks.insert(0, GracefulStop())  # before those that may take long at the start
         if not any(isinstance(c, RunReport) for c in callbacks):

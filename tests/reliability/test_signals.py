@@ -59,9 +59,10 @@ def test_data_workers_do_not_take_a_signal_for_theirs(make_command, name, code):
     assert checkpoint(command.run)["global_step"] == 7
 
 
-def test_without_a_last_checkpoint_there_is_one_all_the_same(make_command):
-    own = "--trainer.callbacks=[{class_path: misfortunes.Misfortunes}, {class_path: ModelCheckpoint}]"
-    command = make_command(own)
+@pytest.mark.parametrize("save_last", ["true", "false"])
+def test_a_checkpoint_callback_of_the_users_own(make_command, save_last):
+    own = f"{{class_path: ModelCheckpoint, init_args: {{save_last: {save_last}}}}}"
+    command = make_command(f"--trainer.callbacks=[{{class_path: misfortunes.Misfortunes}}, {own}]")
     (line,) = last_lines(command(code=143, MISFORTUNES="SIGTERM on_before_optimizer_step 2"))
     assert "stopped by SIGTERM after step 2 (saved)" in line
     assert checkpoint(command.run)["global_step"] == 2
