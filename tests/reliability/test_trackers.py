@@ -65,7 +65,7 @@ class Kill(Callback):
         if trainer.global_step != self.step:
             return
         time.sleep(self.wait)
-        table = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True).stdout
+        table = subprocess.run(["ps", "-eww", "-o", "pid=,ppid=,args="], capture_output=True, text=True).stdout
         children = [line.split() for line in table.splitlines() if int(line.split()[1]) == os.getpid()]
         services = [int(pid) for pid, _, program, *_ in children if program.endswith("wandb-core")]
         assert services
