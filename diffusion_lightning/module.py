@@ -227,8 +227,8 @@ class ScoreModule(LightningModule):
         assert self._epoch_losses is not None
         total, count = self.trainer.strategy.reduce(self._epoch_losses.clone(), reduce_op="sum")
         self.log("train/loss_epoch", total / count)
+        whole = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # not cut short by max_steps
         for config in self.trainer.lr_scheduler_configs:
-            whole = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
             if config.reduce_on_plateau and whole and config.monitor in self.trainer.callback_metrics:
                 config.scheduler.step(self.trainer.callback_metrics[config.monitor])  # type: ignore[arg-type]
 

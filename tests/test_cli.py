@@ -5,10 +5,8 @@ import hashlib
 import json
 import shlex
 import shutil
-import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +17,7 @@ import torch
 import torchvision
 import yaml
 from PIL import Image
+from wandb_records import wandb_records
 
 from diffusion_lightning import ScoreModule, cli
 from diffusion_lightning.checkpoint import KEY
@@ -65,28 +64,6 @@ def tree(folder: Path) -> dict[str, str]:
 def rows(folder: Path) -> list[dict[str, str]]:
     with open(folder / "metrics.csv", newline="") as file:
         return [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
-
-
-def wandb_records(path: Path) -> Iterator[Any]:
-    """The records of a ``.wandb`` file: protobuf messages in the log format of LevelDB, in blocks of 32 KiB."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data = path.read_bytes()
-    assert data[:4] == b":W&B"
-    position, message = 7, b""
-    while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        _, length, kind = struct.unpack("<IHB", data[position : position + 7]) if left >= 7 else (0, 0, 0)
-        if kind == 0:  # the rest of the block is empty
-            position += left
-            continue
-        message += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record = Record()
-            record.ParseFromString(message)
-            message = b""
-            yield record
 
 
 def wandb_run(folder: Path) -> Any:

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from wandb_records import wandb_records
 
 from diffusion_lightning.checkpoint import KEY
 
@@ -98,26 +98,11 @@ class Broken(Logger):
 
 
 def history(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows in a ``.wandb`` file: protobuf messages in the log format of LevelDB, in blocks of 32 KiB."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data = path.read_bytes()
-    position, message = 7, b""
-    while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        _, length, kind = struct.unpack("<IHB", data[position : position + 7]) if left >= 7 else (0, 0, 0)
-        if kind == 0:  # the rest of the block is empty
-            position += left
-            continue
-        message += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record = Record()
-            record.ParseFromString(message)
-            message = b""
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                yield {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+    """The rows in a ``.wandb`` file."""
+    for record in wandb_records(path):
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            yield {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
 def parts(folder: Path) -> list[list[dict[str, Any]]]:
