@@ -1,0 +1,63 @@
+"""Where benchmarks leave their tables: ``benchmarks/results/<name>.{json,md}``, with the machine and the versions."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+PACKAGES = ("torch", "lightning", "diffusers", "denoising-diffusion-pytorch", "azula", "diffusion-lightning")
+
+
+def machine() -> str:
+    """The processor or card, the threads, the system and the versions, in one line."""
+    if torch.cuda.is_available():
+        hardware = torch.cuda.get_device_name()
+    else:
+        flags = torch.cpu.get_capabilities()
+        bf16 = "with" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "without"
+        hardware = f"{os.cpu_count()} CPU cores ({_cpu()}, {bf16} bf16 units), {torch.get_num_threads()} threads"
+    return f"{hardware}; {platform.system()}, Python {platform.python_version()}; {', '.join(_versions())}"
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _versions() -> list[str]:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            pass
+    return found
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def read(name: str) -> dict[str, Any]:
+    """What an earlier run of the benchmark has left; empty if none has."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def write(name: str, data: Mapping[str, Any], text: str) -> None:
+    """Leave the figures and the page that shows them; the page is printed too."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(text + "\n")
+    print(text)

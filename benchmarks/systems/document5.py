@@ -1,0 +1,111 @@
+"""The code of the founding document 5 as it is written: ScoreNet, σ = 25, batches of 32, Adam at 1e-4, no EMA."""
+
+import math
+from pathlib import Path
+
+import torch
+from systems.base import Peer
+from torch import Tensor, nn
+
+
+class Projection(nn.Module):
+    """Gaussian random features of the time."""
+
+    def __init__(self, embed_dim: int, scale: float = 30.0) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(embed_dim // 2) * scale, requires_grad=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        phases = t[:, None] * self.W[None, :] * 2 * math.pi
+        return torch.cat([phases.sin(), phases.cos()], dim=-1)
+
+
+class ScoreNet(nn.Module):
+    """The document's network."""
+
+    def __init__(self, channels: tuple[int, ...] = (32, 64, 128, 256), embed_dim: int = 256) -> None:
+        super().__init__()
+        c1, c2, c3, c4 = channels
+        self.embed = nn.Sequential(Projection(embed_dim), nn.Linear(embed_dim, embed_dim))
+        self.conv1 = nn.Conv2d(1, c1, 3, stride=1, bias=False)
+        self.dense1, self.gnorm1 = nn.Linear(embed_dim, c1), nn.GroupNorm(4, c1)
+        self.conv2 = nn.Conv2d(c1, c2, 3, stride=2, bias=False)
+        self.dense2, self.gnorm2 = nn.Linear(embed_dim, c2), nn.GroupNorm(32, c2)
+        self.conv3 = nn.Conv2d(c2, c3, 3, stride=2, bias=False)
+        self.dense3, self.gnorm3 = nn.Linear(embed_dim, c3), nn.GroupNorm(32, c3)
+        self.conv4 = nn.Conv2d(c3, c4, 3, stride=2, bias=False)
+        self.dense4, self.gnorm4 = nn.Linear(embed_dim, c4), nn.GroupNorm(32, c4)
+        self.tconv4 = nn.ConvTranspose2d(c4, c3, 3, stride=2, bias=False)
+        self.dense5, self.tgnorm4 = nn.Linear(embed_dim, c3), nn.GroupNorm(32, c3)
+        self.tconv3 = nn.ConvTranspose2d(c3 + c3, c2, 3, stride=2, bias=False, output_padding=1)
+        self.dense6, self.tgnorm3 = nn.Linear(embed_dim, c2), nn.GroupNorm(32, c2)
+        self.tconv2 = nn.ConvTranspose2d(c2 + c2, c1, 3, stride=2, bias=False, output_padding=1)
+        self.dense7, self.tgnorm2 = nn.Linear(embed_dim, c1), nn.GroupNorm(32, c1)
+        self.tconv1 = nn.ConvTranspose2d(c1 + c1, 1, 3, stride=1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        def act(h: Tensor) -> Tensor:
+            return h * torch.sigmoid(h)
+
+        e = act(self.embed(t))
+        h1 = act(self.gnorm1(self.conv1(x) + self.dense1(e)[..., None, None]))
+        h2 = act(self.gnorm2(self.conv2(h1) + self.dense2(e)[..., None, None]))
+        h3 = act(self.gnorm3(self.conv3(h2) + self.dense3(e)[..., None, None]))
+        h4 = act(self.gnorm4(self.conv4(h3) + self.dense4(e)[..., None, None]))
+        h = act(self.tgnorm4(self.tconv4(h4) + self.dense5(e)[..., None, None]))
+        h = act(self.tgnorm3(self.tconv3(torch.cat([h, h3], 1)) + self.dense6(e)[..., None, None]))
+        h = act(self.tgnorm2(self.tconv2(torch.cat([h, h2], 1)) + self.dense7(e)[..., None, None]))
+        return self.tconv1(torch.cat([h, h1], 1)) / marginal_std(t)[:, None, None, None]
+
+
+def marginal_std(t: Tensor, sigma: float = 25.0) -> Tensor:
+    return torch.sqrt((sigma ** (2 * t) - 1.0) / 2.0 / math.log(sigma))
+
+
+class Document5(Peer):
+    name = "document5"
+    settings = "ScoreNet, σ = 25, images in [0, 1], batch 32, Adam 1e-4, no EMA; Euler–Maruyama with 500 steps"
+    batch_size = 32
+    nfe = 500
+
+    def __init__(self, root: str, steps: int) -> None:
+        super().__init__(root, steps)
+        self.network = ScoreNet()
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4)
+
+    def step(self) -> None:
+        x = self.batch() / 255
+        t = torch.rand(len(x)) * (1.0 - 1e-5) + 1e-5
+        z = torch.randn_like(x)
+        std = marginal_std(t)[:, None, None, None]
+        score = self.network(x + z * std, t)
+        loss = torch.mean(torch.sum((score * std + z) ** 2, dim=(1, 2, 3)))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        loss.item()
+
+    def save(self, path: Path) -> None:
+        torch.save(self.network.state_dict(), path)
+
+    @classmethod
+    def parameters_of(cls, path: Path) -> int:
+        return sum(p.numel() for p in ScoreNet().parameters() if p.requires_grad)
+
+    @classmethod
+    @torch.no_grad()
+    def sample(cls, path: Path, num: int, batch_size: int) -> Tensor:
+        network = ScoreNet()
+        network.load_state_dict(torch.load(path, weights_only=True))
+        batches = []
+        for first in range(0, num, batch_size):
+            x = torch.randn(min(batch_size, num - first), 1, 28, 28) * marginal_std(torch.ones(1))
+            times = torch.linspace(1.0, 1e-3, cls.nfe)
+            step_size = times[0] - times[1]
+            for time in times:
+                t = time.expand(len(x))
+                g = 25.0**time
+                mean_x = x + g**2 * network(x, t) * step_size
+                x = mean_x + torch.sqrt(step_size) * g * torch.randn_like(x)
+            batches.append(mean_x)
+        return torch.cat(batches).clamp(0, 1) * 2 - 1
