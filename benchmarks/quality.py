@@ -4,9 +4,10 @@
 
 Every system trains alone on the machine, with the same threads, and saves at an eighth, a quarter, a half and the whole
 of the minutes; its learning rate's schedule is for as many steps as it can make in that time, by its speed in the first
-seconds. Then each draws 1,000 digits at every mark by the sampler in its settings. FIDs are in the features of the
-shipped digit classifier, against the 60,000 training digits. Each run in between is kept in ``--folder``, and what lies
-there is not done again; the results of systems that are not named stay in the table.
+seconds. Then each draws 1,000 digits at every mark by the sampler in its settings; how long that takes is told by
+``sampling.py``. FIDs are in the features of the shipped digit classifier, against the 60,000 training digits. What a
+run has trained and drawn is kept in ``--folder`` and not done again; the results of systems that are not named stay in
+the table.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,14 +65,13 @@ def train(name: str, root: str, minutes: float, threads: int, folder: Path) -> N
 
 
 def judge(name: str, root: str, mark: int, num: int, threads: int, folder: Path) -> None:
-    """Draw by what was saved at one mark; write down the FID, the time and the first 64 digits."""
+    """Draw by what was saved at one mark; write down the FID, the memory and the first 64 digits."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     system, path = system_class(name), folder / f"{mark}.pt"
-    began = time.perf_counter()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         samples = system.sample(path, num, 250)
-    result = {"seconds": time.perf_counter() - began, "memory_gb": peak_memory_gb(CPU)}
+    result = {"memory_gb": peak_memory_gb(CPU)}
     images = to_uint8(samples)
     save_image(images[:64] / 255, folder / f"{mark}.png", nrow=8, padding=2)
     result |= {"fid": fid(root, images), "parameters": system.parameters_of(path)}
@@ -103,7 +102,6 @@ def collect(name: str, minutes: float, num: int, folder: Path) -> dict[str, Any]
         "parameters": judged[-1]["parameters"],
         "nfe": system.nfe,
         "samples": num,
-        "sampling_seconds": judged[-1]["seconds"],
         "training_memory_gb": trained["memory_gb"],
         "sampling_memory_gb": judged[-1]["memory_gb"],
         "machine": trained["machine"],
@@ -121,12 +119,11 @@ def page(results: dict[str, Any]) -> str:
                 row["steps"],
                 *(f"{value:.1f}" for value in row["fid"]),
                 row["nfe"],
-                f"{row['sampling_seconds']:.1f} s",
                 f"{row['training_memory_gb']:.2f} / {row['sampling_memory_gb']:.2f} GB",
             ]
         )
     marks = [f"FID after {results['minutes'] * share:g} min" for share in SHARES]
-    columns = ["system", "weights", "steps", *marks, "NFE", "time for the samples", "memory training / sampling"]
+    columns = ["system", "weights", "steps", *marks, "NFE", "memory training / sampling"]
     settings = "\n".join(f"- **{name}**: {row['settings']}." for name, row in results["systems"].items())
     machines = sorted({row["machine"] for row in results["systems"].values()})
     return (

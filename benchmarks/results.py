@@ -1,5 +1,6 @@
 """Where benchmarks leave their tables: ``benchmarks/results/<name>.{json,md}``, with the machine and the versions."""
 
+import contextlib
 import json
 import os
 import platform
@@ -36,10 +37,8 @@ def _cpu() -> str:
 def _versions() -> list[str]:
     found = []
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            pass
     return found
 
 

@@ -9,9 +9,10 @@ from azula.denoise import KarrasDenoiser
 from azula.nn.layers import SineEncoding
 from azula.noise import VPSchedule
 from azula.sample import xEABSampler
-from systems.base import Peer
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from systems.base import Peer
 
 
 class TimedUNet(nn.Module):

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from ema_pytorch import EMA
-from systems.base import Peer
 from torch import Tensor
+
+from systems.base import Peer
 
 
 def diffusion() -> GaussianDiffusion:

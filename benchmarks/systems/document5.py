@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 
 import torch
-from systems.base import Peer
 from torch import Tensor, nn
+
+from systems.base import Peer
 
 
 class Projection(nn.Module):

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from systems.base import System
 from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_lightning import AutoPrecision, ScoreModule
 from diffusion_lightning.cli import DiffusionCLI
+from systems.base import System
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
