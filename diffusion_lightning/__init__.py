@@ -64,7 +64,7 @@ _HOME = {
         "TrainingProgressBar",
         "RunReport",
     ),
-    "precision": ("AutoPrecision",),
+    "precision": ("AutoPrecision", "Trainer"),
     "loggers": ("WandbLogger", "TensorBoardLogger", "RunLogger"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -1,7 +1,12 @@
 """The `lightning` command: LightningCLI's fit, validate, test and predict, and sample and likelihood."""
 
-import logging
 import os
+
+# Before torch loads OpenMP, whose idle threads would spin: beside another busy process that takes the cores from those
+# with work, and a step ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import logging
 import shutil
 import signal
 import sys
@@ -19,6 +24,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from diffusion_lightning import precision
 from diffusion_lightning.callbacks import (
     BestCheckpoint,
     GracefulStop,
@@ -104,6 +110,7 @@ class DiffusionCLI(LightningCLI):
             datamodule_class=LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=RunConfig,
+            trainer_class=precision.Trainer,
             trainer_defaults={"default_root_dir": "runs", "log_every_n_steps": 10},
             seed_everything_default=0,
             parser_class=OneLineParser,

@@ -9,6 +9,8 @@ or estimated by ε·(∂v/∂x)ε with E[εεᵀ] = I, one product in all (Skill
 """
 
 import math
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -169,11 +171,17 @@ def _solve(
         return torch.maximum(state.flatten(1).square().mean(1).sqrt(), integral.abs()).max()
 
     bar = progress_bar(total=100.0, desc="ODE", unit="%", disable=not progress)
-    with torch.inference_mode(False), torch.no_grad(), bar:
+    with torch.inference_mode(False), torch.no_grad(), _uncompiled(), bar:
         states, integrals = integrate(
             denoiser.sde, derivative, (x, x.new_zeros(len(x))), times, bar=bar, norm=worst, **solver
         )
         return denoiser.sde.prior_log_prob(states[-1]) + dimension * integrals[-1], states[-1]
+
+
+def _uncompiled() -> AbstractContextManager:
+    """Inside, a compiled network runs as it was written: what is compiled can go backward once only."""
+    # asked where it may be compiled at all, since to ask loads the compiler
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _divergence(velocity: Tensor, x: Tensor, probe: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from diffusion_lightning.checkpoint import KEY, load_checkpoint
+from diffusion_lightning.compilation import Compile, check_choice, compile_in_place
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.ema import EMA
 from diffusion_lightning.non_finite import NonFiniteError
@@ -59,7 +60,8 @@ class ScoreModule(LightningModule):
             if given, takes its place.
         max_skipped_steps: how many steps in a row may be skipped before training ends with a
             :class:`~diffusion_lightning.non_finite.NonFiniteError`, at least 1.
-        compile: compile the network with ``torch.compile``; checkpoints do not depend on it.
+        compile: compile the network with ``torch.compile``, before it first runs in a trainer or in :meth:`sample`;
+            ``"auto"``: on a GPU that gains by it, and not on a CPU. Checkpoints do not depend on it.
         shape: of one example, ``(C, H, W)`` or ``(D,)``; taken from the data at the first use if left out.
 
     Raises:
@@ -78,7 +80,7 @@ class ScoreModule(LightningModule):
         sampler: Sampler | None = None,
         clip_norm: float | None = 1.0,
         max_skipped_steps: int = 10,
-        compile: bool = False,
+        compile: Compile = False,
         shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -86,6 +88,7 @@ class ScoreModule(LightningModule):
             raise ValueError(f"clip_norm={clip_norm}: must be positive, or null for no clipping")
         if max_skipped_steps < 1:
             raise ValueError(f"max_skipped_steps={max_skipped_steps}: must be at least 1")
+        check_choice(compile)
         self.denoiser = Denoiser(network, sde, parameterization)
         self.objective = objective if objective is not None else DenoisingScoreMatching()
         self.sampler = sampler if sampler is not None else Heun()
@@ -106,8 +109,7 @@ class ScoreModule(LightningModule):
         self._resumed: dict[str, Any] = {}
         self.shape = tuple(shape) if shape is not None else None
         self._evaluation = ExitStack()
-        if compile:
-            network.compile()
+        self._compile: Compile = compile  # what is still to be done
         self.save_hyperparameters(
             {
                 "network": describe(network),
@@ -157,6 +159,12 @@ class ScoreModule(LightningModule):
         if self.device_mesh is not None and not is_sharded(self.network):
             shard(self.network, self.device_mesh)
             self.ema.take_over(p for p in self.network.parameters() if p.requires_grad)
+
+    def on_fit_start(self) -> None:
+        """Compile the network if that was asked for: now it is on its device and, if it is sharded, split."""
+        self._compile_once()
+
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what the network draws (dropout): it does not depend on what came before."""
@@ -328,6 +336,7 @@ class ScoreModule(LightningModule):
         if self.shape is None:
             raise ValueError("shape: not known before training; give ScoreModule(shape=(C, H, W)), or (D,) for points")
         sampler = sampler if sampler is not None else self.sampler
+        self._compile_once()
         if labels is None:
             labels = self.default_labels(torch.arange(num, device=self.device))
         batches, was_training = [], self.training
@@ -398,6 +407,10 @@ class ScoreModule(LightningModule):
             return parts[self.global_rank]
         return parts.sum(0) if self.global_rank == 0 else torch.zeros_like(parts[0])
 
+    def _compile_once(self) -> None:
+        compile_in_place(self.network, self._compile, self.device)
+        self._compile = False
+
     def _precision(self) -> Any:
         trainer = self._trainer
         return nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
@@ -424,8 +437,8 @@ class ScoreModule(LightningModule):
     def check_network(self, checkpoint: dict[str, Any]) -> None:
         """Raise a ValueError that names the difference, if a checkpoint is of another network than this module's."""
         saved, own = checkpoint["hyper_parameters"]["network"], self.hparams["network"]
-        if saved != own:
-            raise ValueError(f"the checkpoint is of another network: {_difference(saved, own)}")
+        if difference := _difference(saved, own):
+            raise ValueError(f"the checkpoint is of another network: {difference}")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the EMA back, after checking that the checkpoint is of this network.
@@ -454,7 +467,8 @@ class ScoreModule(LightningModule):
         Args:
             checkpoint_path: the ``.ckpt`` file.
             map_location: where its tensors go, as in ``torch.load``.
-            kwargs: constructor arguments to change, as objects or recipes, such as ``compile=True``.
+            kwargs: constructor arguments to change, as objects or recipes, such as ``compile=True``, which is off
+                here whatever the checkpoint's run did.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -474,9 +488,10 @@ class ScoreModule(LightningModule):
 
 
 def _difference(saved: dict[str, Any], own: dict[str, Any]) -> str:
-    """In which words two recipes differ."""
+    """In which words two networks' recipes differ; empty if they are of the same function."""
     if saved["class_path"] != own["class_path"]:
         return f"{saved['class_path']} there, {own['class_path']} here"
-    names = saved["init_args"].keys() | own["init_args"].keys()
+    # how a network is computed is free to change
+    names = (saved["init_args"].keys() | own["init_args"].keys()) - {"checkpointing"}
     pairs = [(name, saved["init_args"].get(name), own["init_args"].get(name)) for name in sorted(names)]
     return "; ".join(f"{name}={there} there, {here} here" for name, there, here in pairs if there != here)

@@ -2,8 +2,11 @@
 
 import weakref
 from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
+from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
+from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
@@ -16,7 +19,8 @@ class AutoPrecision(Precision):
     and convolutions run in bf16, which needs no loss scaling. Units are: AVX512-BF16 or AMX on a CPU, compute
     capability 8.0 or above on a GPU; without them bf16 is emulated and slower than float32.
 
-    Use: ``trainer.plugins: [{class_path: diffusion_lightning.AutoPrecision}]``.
+    Use: ``trainer.precision: auto``, or in Python ``Trainer(precision="auto")`` with :class:`Trainer`, or this plugin
+    for a trainer of Lightning's.
     """
 
     def __init__(self) -> None:
@@ -37,6 +41,27 @@ class AutoPrecision(Precision):
             rank_zero_info(f"precision: {'bf16-mixed' if use_bf16 else '32-true'} on {kind}")
             self._announced = True
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=use_bf16)
+
+
+class Trainer(LightningTrainer):
+    """Lightning's, which takes ``precision="auto"`` too: that of :class:`AutoPrecision`.
+
+    Args:
+        precision: ``"auto"``, bf16-mixed where the device that trains has units for it and 32-true elsewhere; or one of
+            Lightning's, such as ``"32-true"`` (its default), ``"bf16-mixed"``, ``"16-mixed"``.
+        kwargs: Lightning's.
+    """
+
+    def __init__(self, *, precision: Literal["auto"] | _PRECISION_INPUT | None = None, **kwargs: Any) -> None:
+        if precision == "auto":
+            given = kwargs.get("plugins")
+            plugins = list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
+            # a config of before there was the option has the plugin
+            if not any(isinstance(plugin, AutoPrecision) for plugin in plugins):
+                plugins.append(AutoPrecision())
+            super().__init__(**{**kwargs, "plugins": plugins})
+        else:
+            super().__init__(precision=precision, **kwargs)
 
 
 def has_bf16_units(kind: str) -> bool:

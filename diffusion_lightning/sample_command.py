@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from diffusion_lightning.compilation import Compile
 from diffusion_lightning.images import image_grid, points_picture, to_uint8, write_png
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.samplers import Sampler
@@ -32,7 +33,7 @@ def sample_command(args: list[str]) -> None:
     if output.suffix not in ("", ".png", ".npz"):
         raise UsageError(f"output={str(output)!r}: must end in .png (a grid) or .npz, or be a folder (single pictures)")
 
-    module = load_on_device(options.ckpt_path, options.device)
+    module = load_on_device(options.ckpt_path, options.device, options.compile)
     sampler = given.sampler if given.sampler is not None else module.sampler
     sampler.check(module.denoiser.sde)
     if module.shape is not None and len(module.shape) != 3 and output.suffix == "":
@@ -71,6 +72,9 @@ def _parser() -> OneLineParser:
     parser.add_argument("--labels", type=list[int] | None, default=None, help="Classes, repeated in turn.")
     parser.add_argument("--batch_size", type=int, default=256, help="How many are drawn at once.")
     parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, …; the first GPU if any.")
+    parser.add_argument(
+        "--compile", type=Compile, default=False, help="The network first, for minutes: worth it for many samples."
+    )
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     return parser

@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 import diffusion_lightning
+from diffusion_lightning.compilation import Compile
 from diffusion_lightning.module import ScoreModule
 
 # a config is data: what it names may be built where its type is asked for, and nothing that runs commands ever
@@ -69,14 +70,14 @@ class OneLineParser(LightningArgumentParser):
         raise UsageError(explain(message, options)) from ex
 
 
-def load_on_device(ckpt_path: str, device: str | None) -> ScoreModule:
+def load_on_device(ckpt_path: str, device: str | None, compile: Compile = False) -> ScoreModule:
     """A checkpoint's module on the device of a ``--device`` option: by default the first GPU, if there is any.
 
     Raises:
         UsageError: if there is no such device.
         ValueError, OSError: if the checkpoint cannot be used.
     """
-    module = ScoreModule.load_from_checkpoint(ckpt_path)
+    module = ScoreModule.load_from_checkpoint(ckpt_path, compile=compile)
     wanted = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.Generator(wanted)  # some devices hold tensors and draw none

@@ -615,6 +615,50 @@ MUTATIONS = [
         "if requeue:",
         f"{RELIABILITY}/test_signals.py::test_stopped_twice_and_resumed",
     ),
+    # ---- how the network is computed
+    Mutation(
+        "compiled without a look at the compiler",
+        "compilation.py",
+        "reason = _why_not(device) if wanted else None",
+        "reason = None",
+        "tests/test_compilation.py::test_without_a_compiler_the_run_warns_once_and_ends",
+    ),
+    Mutation(
+        "compiled by auto wherever it is",
+        "compilation.py",
+        'wanted = pays(device) if choice == "auto" else choice',
+        "wanted = bool(choice)",
+        "tests/test_compilation.py::test_the_choice_is_made_when_the_run_starts",
+    ),
+    Mutation(
+        "compiled at each validation of a run again",
+        "module.py",
+        """        compile_in_place(self.network, self._compile, self.device)
+        self._compile = False""",
+        "        compile_in_place(self.network, self._compile, self.device)",
+        "tests/test_compilation.py::test_the_choice_is_made_when_the_run_starts",
+    ),
+    Mutation(
+        "a checkpointed block draws its dropout anew in the backward pass",
+        "networks/unet.py",
+        "checkpoint(block, *inputs, use_reentrant=False)",
+        "checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)",
+        "tests/networks/test_unet.py::test_checkpointing_gives_the_same_gradients_bit_for_bit",
+    ),
+    Mutation(
+        "bf16 back inside the attention of a CPU",
+        "networks/blocks.py",
+        'with torch.autocast("cpu", enabled=False):',
+        'with torch.autocast("cpu", dtype=torch.bfloat16):',
+        "tests/networks/test_unet.py::test_attention_on_a_cpu_under_bf16_is_that_of_float32",
+    ),
+    Mutation(
+        "precision auto in place of the other plugins",
+        "precision.py",
+        "plugins.append(AutoPrecision())",
+        "plugins = [AutoPrecision()]",
+        "tests/test_precision.py::test_auto_is_the_plugin_beside_the_others",
+    ),
 ]
 
 

@@ -500,21 +500,19 @@ def test_optimizer_and_scheduler_come_back_from_recipes(make_module, fit, tmp_pa
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.25 * 0.5**6)
 
 
-def test_compile_compiles_the_network_and_leaves_no_trace(make_module, fit, tmp_path, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(UNet, "compile", lambda self: compiled.append(self))
-    module = make_module(compile=True)
-    assert compiled == [module.network]
-    fit(module).save_checkpoint(tmp_path / "a.ckpt")
-    monkeypatch.undo()
-    assert set(module.state_dict()) == set(make_module().state_dict())
-
-    monkeypatch.setattr(UNet, "compile", lambda self: compiled.append(self))
-    loaded = ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt")
-    assert len(compiled) == 1  # a checkpoint is loaded without waiting for a compiler
-    assert torch.equal(samples(loaded), samples(module))
-    ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt", compile=True)
-    assert len(compiled) == 2
+def test_checkpointing_may_change_between_a_run_and_its_continuation(make_module, fit, tmp_path):
+    """Also for a checkpoint of before there was the argument."""
+    fit(make_module()).save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    del checkpoint["hyper_parameters"]["network"]["init_args"]["checkpointing"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    results = []
+    for name, checkpointing in (("a", False), ("a", True), ("old", False), ("old", True)):
+        module = make_module(network=UNet(**TINY, checkpointing=checkpointing))
+        fit(module, tmp_path / f"{name}.ckpt", max_epochs=2)
+        results.append(weights(module))
+    assert all(equal(result, results[0]) for result in results)
+    assert ScoreModule.load_from_checkpoint(tmp_path / "old.ckpt").network.checkpointing is False
 
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(make_module, fit, tmp_path):

@@ -111,7 +111,7 @@ class SelfAttention(nn.Module):
         if q.device.type == "cpu" and q.dtype == torch.bfloat16:
             # in bf16 the CPU's fused kernel is up to ten times slower backward than in float32
             with torch.autocast("cpu", enabled=False):
-                attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+                attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(v.dtype)
         else:
             attended = F.scaled_dot_product_attention(q, k, v)
         attended = attended.transpose(1, 2).flatten(2)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from jsonargparse import ArgumentParser
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from diffusion_lightning.networks import UNet
 from diffusion_lightning.networks.blocks import Downsample, ResBlock, SelfAttention, Upsample, group_norm
@@ -69,6 +70,27 @@ def test_attention_is_the_explicit_softmax(num_heads):
     out = torch.einsum("oc,bcn->bon", attention.project.weight, out) + attention.project.bias[:, None]
     expected = (h + out.unflatten(-1, (5, 4))) / math.sqrt(2)
     torch.testing.assert_close(attention(h), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_on_a_cpu_under_bf16_is_that_of_float32(monkeypatch):
+    """The kernel is given float32, so what differs from float32 is the rounding of q, k, v and the output alone."""
+    attention = awake(SelfAttention(8, 2))
+    h = torch.randn(3, 8, 6, 6, requires_grad=True)
+    (exact_gradient,) = torch.autograd.grad((exact := attention(h)).square().sum(), h)
+    dtypes, kernel = [], F.scaled_dot_product_attention
+
+    def recorded(*args):
+        # inside, an autocast would take float32 back to bf16
+        dtypes.append((*(a.dtype for a in args), torch.is_autocast_enabled("cpu")))
+        return kernel(*args)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = attention(h)
+    (gradient,) = torch.autograd.grad(result.float().square().sum(), h)
+    assert dtypes == [(torch.float32, torch.float32, torch.float32, False)]
+    assert 0 < (result - exact).norm() < 0.02 * exact.norm()  # bf16 rounds to 2⁻⁸
+    assert 0 < (gradient - exact_gradient).norm() < 0.02 * exact_gradient.norm()
 
 
 @pytest.mark.parametrize(("size", "half"), [((8, 6), (4, 3)), ((7, 5), (4, 3)), ((1, 2), (1, 1))])
@@ -274,6 +296,99 @@ def test_compiles_as_one_graph():
     torch.testing.assert_close(compiled(x, t, labels), network(x, t, labels))
 
 
+# ------------------------------------------------------------------------------------------------ checkpointing
+
+DEEP = {**TINY, "num_res_blocks": 2, "attention_levels": (1,), "num_classes": 2, "dropout": 0.3}
+
+
+def pair():
+    """The same network without and with checkpointing."""
+    torch.manual_seed(0)
+    plain = awake(UNet(**DEEP))
+    checkpointed = UNet(**DEEP, checkpointing=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    return plain, checkpointed
+
+
+def images():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(3, 1, 8, 8, generator=generator), torch.rand(3, generator=generator), torch.tensor([0, 1, 2])
+
+
+def gradients(network, autocast=False):
+    """Of the loss and of a draw afterwards, from the same random state."""
+    network.zero_grad()
+    x, t, labels = images()
+    x.requires_grad_()
+    torch.manual_seed(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        loss = network(x, t, labels).square().mean()
+    loss.backward()
+    return [loss.detach(), x.grad, *(p.grad for p in network.parameters() if p.grad is not None), torch.rand(4)]
+
+
+def calls_of(network):
+    """How often each of its blocks with weights runs, in a list that goes on growing."""
+    calls = []
+    for module in modules(network, ResBlock):
+        module.register_forward_pre_hook(lambda module, args: calls.append(module))
+    return calls
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_checkpointing_gives_the_same_gradients_bit_for_bit(autocast):
+    plain, checkpointed = pair()
+    assert plain.state_dict().keys() == checkpointed.state_dict().keys()
+    calls = calls_of(checkpointed)
+    with_it, without = gradients(checkpointed, autocast), gradients(plain, autocast)
+    assert len(calls) == 2 * len(modules(plain, ResBlock))  # all were computed once more
+    assert len(with_it) == len(without)
+    assert all(torch.equal(a, b) for a, b in zip(with_it, without, strict=True))
+
+
+def test_checkpointing_is_for_training_alone():
+    _, network = pair()
+    calls, blocks = calls_of(network), len(modules(network, ResBlock))
+    with torch.no_grad():
+        network(*images())
+    network.eval()
+    x, *others = images()
+    network(x.requires_grad_(), *others).sum().backward()  # as for a likelihood
+    assert len(calls) == 2 * blocks
+
+
+def test_checkpointing_keeps_less_for_the_backward_pass():
+    def kept(network):
+        """Bytes of what is saved, but for the weights; what shares memory is counted once."""
+        own = {p.untyped_storage().data_ptr() for p in [*network.parameters(), *network.buffers()]}
+        saved = {}
+
+        def pack(tensor):
+            if tensor.untyped_storage().data_ptr() not in own:
+                saved[tensor.untyped_storage().data_ptr()] = tensor  # held, so that its address is not used again
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = network(*images()).sum()
+        assert loss.requires_grad
+        return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+
+    plain, checkpointed = pair()
+    assert kept(checkpointed) < kept(plain) / 2
+
+
+def test_checkpointing_compiles_as_one_graph():
+    torch._dynamo.reset()
+    plain, checkpointed = pair()
+    # not "eager", which draws the dropout of the backward pass anew
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(checkpointed, backend=counter, fullgraph=True)
+    for result, expected in zip(gradients(compiled), gradients(plain), strict=True):
+        torch.testing.assert_close(result, expected)
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
+
+
 # ---------------------------------------------------------------------------------------------------- arguments
 
 EVERYTHING = {
@@ -289,6 +404,7 @@ EVERYTHING = {
     "num_classes": 5,
     "time_embedding": "fourier",
     "time_scale": 4.0,
+    "checkpointing": True,
 }
 
 

@@ -27,7 +27,7 @@ trainer:
   limit_val_batches: 2
   log_every_n_steps: 1
   logger: null
-  plugins: null
+  precision: 32-true
   enable_progress_bar: false
   enable_model_summary: false
   callbacks:

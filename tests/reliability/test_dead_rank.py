@@ -24,7 +24,7 @@ ENDLESS = {
         "limit_train_batches": 2,
         "limit_val_batches": 0,
         "logger": None,
-        "plugins": None,
+        "precision": "32-true",
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "callbacks": [{"class_path": "tell.Tell"}],

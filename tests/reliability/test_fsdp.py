@@ -29,7 +29,7 @@ trainer:
   num_sanity_val_steps: 0
   log_every_n_steps: 1
   logger: null
-  plugins: null
+  precision: 32-true
   callbacks:
     - class_path: diffusion_lightning.SampleGrid
       init_args: {num_samples: 5}

@@ -26,7 +26,7 @@ trainer:
   limit_val_batches: 0
   log_every_n_steps: 1
   logger: null
-  plugins: null
+  precision: 32-true
   enable_progress_bar: false
   callbacks:
     - class_path: tell.Tell

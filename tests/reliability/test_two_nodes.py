@@ -25,7 +25,7 @@ trainer:
   limit_val_batches: 1
   log_every_n_steps: 1
   logger: null
-  plugins: null
+  precision: 32-true
   callbacks:
     - class_path: diffusion_lightning.SampleGrid
       init_args: {num_samples: 5}
