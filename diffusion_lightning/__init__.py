@@ -47,6 +47,7 @@ _HOME = {
     ),
     "likelihood": ("log_likelihood", "bits_per_dim"),
     "networks": ("ScoreNet", "UNet", "DoubleConvUNet", "MLP"),
+    "augmentation": ("GeometricAugmentation",),
     "data": ("EmbeddedMNIST", "MNIST", "CIFAR10", "ImageFolder", "Points"),
     "ema": ("EMA",),
     "checkpoint": ("WholeCheckpointIO",),

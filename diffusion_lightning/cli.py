@@ -1,12 +1,7 @@
 """The `lightning` command: LightningCLI's fit, validate, test and predict, and sample and likelihood."""
 
-import os
-
-# Before torch loads OpenMP, whose idle threads would spin: beside another busy process that takes the cores from those
-# with work, and a step ten times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import logging
+import os
 import shutil
 import signal
 import sys

@@ -1,5 +1,6 @@
 """ScoreModule: the Lightning face of denoiser, objective and EMA."""
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -14,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from diffusion_lightning.augmentation import GeometricAugmentation
 from diffusion_lightning.checkpoint import KEY, load_checkpoint
 from diffusion_lightning.compilation import Compile, check_choice, compile_in_place
 from diffusion_lightning.denoiser import Denoiser
@@ -63,9 +65,12 @@ class ScoreModule(LightningModule):
         compile: compile the network with ``torch.compile``, before it first runs in a trainer or in :meth:`sample`;
             ``"auto"``: on a GPU that gains by it, and not on a CPU. Checkpoints do not depend on it.
         shape: of one example, ``(C, H, W)`` or ``(D,)``; taken from the data at the first use if left out.
+        augment: transforms training images and tells the network how, as ``augment_labels``; its ``augment_dim`` must
+            be that of the augmentation.
 
     Raises:
-        ValueError: if an argument is out of its range, or ``network`` could not be rebuilt from a checkpoint.
+        ValueError: if an argument is out of its range, ``network`` could not be rebuilt from a checkpoint, or it cannot
+            be told of the augmentation.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class ScoreModule(LightningModule):
         max_skipped_steps: int = 10,
         compile: Compile = False,
         shape: Sequence[int] | None = None,
+        augment: GeometricAugmentation | None = None,
     ) -> None:
         super().__init__()
         if clip_norm is not None and not clip_norm > 0:
@@ -89,6 +95,11 @@ class ScoreModule(LightningModule):
         if max_skipped_steps < 1:
             raise ValueError(f"max_skipped_steps={max_skipped_steps}: must be at least 1")
         check_choice(compile)
+        if augment is not None and (dim := getattr(network, "augment_dim", None)) != augment.dim:
+            raise ValueError(
+                f"augment: {type(network).__name__} has augment_dim={dim} and cannot be told of the augmentation; give "
+                f"a network with augment_dim={augment.dim} (UNet), or augment=null"
+            )
         self.denoiser = Denoiser(network, sde, parameterization)
         self.objective = objective if objective is not None else DenoisingScoreMatching()
         self.sampler = sampler if sampler is not None else Heun()
@@ -108,6 +119,7 @@ class ScoreModule(LightningModule):
         """Of the last batch that was trained on, ``(B,)``."""
         self._resumed: dict[str, Any] = {}
         self.shape = tuple(shape) if shape is not None else None
+        self.augment = augment
         self._evaluation = ExitStack()
         self._compile: Compile = compile  # what is still to be done
         self.save_hyperparameters(
@@ -124,6 +136,7 @@ class ScoreModule(LightningModule):
                 "max_skipped_steps": max_skipped_steps,
                 "compile": compile,
                 "shape": describe(self.shape),
+                "augment": describe(augment),
             }
         )
 
@@ -177,11 +190,16 @@ class ScoreModule(LightningModule):
         x, labels = batch
         if self.shape is None:
             self._set_shape(x.shape[1:])
+        condition = self.condition(labels)
         # the zero keeps the draws of a single process what they have always been
-        seed = derive_seed(global_seed(), 0, self.current_epoch, batch_idx, Stream.STEP)
-        drawn = self._draw(x, len(x), seed)
+        stand = global_seed(), 0, self.current_epoch, batch_idx
+        if self.augment is not None:
+            x, condition["augment_labels"] = self.augment(
+                x, derive_seed(*stand, Stream.AUGMENTATION), self.global_rank, self.trainer.world_size
+            )
+        drawn = self._draw(x, len(x), derive_seed(*stand, Stream.STEP))
         self.last_times = drawn[0]
-        loss = self.objective(self.denoiser, x, drawn=drawn, **self.condition(labels)).mean()
+        loss = self.objective(self.denoiser, x, drawn=drawn, **condition).mean()
         finite = loss.detach().isfinite()
         assert self._epoch_losses is not None
         self._epoch_losses += torch.where(finite, torch.stack((loss.detach() * len(x), finite * len(x))), 0.0)
@@ -437,6 +455,11 @@ class ScoreModule(LightningModule):
     def check_network(self, checkpoint: dict[str, Any]) -> None:
         """Raise a ValueError that names the difference, if a checkpoint is of another network than this module's."""
         saved, own = checkpoint["hyper_parameters"]["network"], self.hparams["network"]
+        if saved["class_path"] == own["class_path"]:  # an argument newer than the checkpoint had its default there
+            parameters = inspect.signature(type(self.network)).parameters
+            newer = own["init_args"].keys() & parameters.keys() - saved["init_args"].keys()
+            defaults = {name: describe(parameters[name].default) for name in newer}
+            saved = {**saved, "init_args": {**defaults, **saved["init_args"]}}
         if difference := _difference(saved, own):
             raise ValueError(f"the checkpoint is of another network: {difference}")
 

@@ -31,6 +31,7 @@ class Stream(IntEnum):
     FIELD = 9
     DISTANCE = 10
     DROPOUT = 11
+    AUGMENTATION = 12
 
 
 def global_seed() -> int:

@@ -33,6 +33,7 @@ class Mutation(NamedTuple):
 GAUSSIAN, MIXTURE, CONTRACTS = (
     f"tests/samplers/test_sampler_{name}.py" for name in ("gaussian", "mixture", "contracts")
 )
+AUGMENTATION = "tests/test_augmentation.py"
 TABLE = "tests/samplers/test_sampler_table.py"
 SDE, PARAMETERIZATION, DENOISER, OBJECTIVE, EMA = (
     f"tests/test_{name}.py" for name in ("sde", "parameterization", "denoiser", "objective", "ema")
@@ -586,6 +587,48 @@ MUTATIONS = [
         "mirrored = drawn[rank::world_size] < 0.5",
         "mirrored = drawn[: len(images)] < 0.5",
         f"{RELIABILITY}/test_process_count.py::test_two_processes_are_one_with_twice_the_batch",
+    ),
+    Mutation(
+        "each process augments by itself",
+        "module.py",
+        "derive_seed(*stand, Stream.AUGMENTATION), self.global_rank, self.trainer.world_size",
+        "derive_seed(*stand, Stream.AUGMENTATION)",
+        f"{RELIABILITY}/test_process_count.py::test_two_processes_are_one_with_twice_the_batch",
+    ),
+    Mutation(
+        "the same augmentation in every epoch",
+        "module.py",
+        "derive_seed(*stand, Stream.AUGMENTATION)",
+        "derive_seed(global_seed(), batch_idx, Stream.AUGMENTATION)",
+        "tests/test_module.py::test_the_augmentation_differs_between_batches_and_epochs",
+    ),
+    Mutation(
+        "images are turned the other way than the network is told",
+        "augmentation.py",
+        "rotation - direction)",
+        "-rotation - direction)",
+        AUGMENTATION,
+    ),
+    Mutation(
+        "an augmentation that leaks: the network is told only half the time",
+        "augmentation.py",
+        "return own(images), own.labels",
+        "return own(images), own.labels * (torch.arange(len(images))[:, None] % 2)",
+        AUGMENTATION,
+    ),
+    Mutation(
+        "images on the device are read in another order",
+        "data/base.py",
+        "return super()._loader(self._placed(dataset), shuffle, drop_last)",
+        "return super()._loader(self._placed(dataset), shuffle and self.on_device is not True, drop_last)",
+        "tests/data/test_data_base.py::test_images_on_the_device_give_the_same_batches_in_the_same_order",
+    ),
+    Mutation(
+        "an older checkpoint is of another network, for it lacks a newer argument",
+        "module.py",
+        """saved = {**saved, "init_args": {**defaults, **saved["init_args"]}}""",
+        "pass",
+        "tests/test_checkpoint.py::test_the_present_version_goes_on_without_a_word",
     ),
     Mutation(
         "a checkpoint is written in place",

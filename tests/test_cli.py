@@ -739,17 +739,6 @@ def test_usage(capsys):
         assert "usage: lightning {fit,validate,test,predict,sample,likelihood}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("given", [None, "ACTIVE"])
-def test_idle_threads_leave_the_cores_to_others_unless_told(environment, given):
-    """Asked of OpenMP itself, which looks when torch loads it and never again."""
-    settings = {"OMP_DISPLAY_ENV": "TRUE"} | ({"OMP_WAIT_POLICY": given} if given else {})
-    kept = {name: value for name, value in environment.items() if name != "OMP_WAIT_POLICY"}
-    command = [sys.executable, "-m", "diffusion_lightning", "--help"]
-    done = subprocess.run(command, env=kept | settings, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0
-    assert f"OMP_WAIT_POLICY = '{given or 'PASSIVE'}'" in done.stderr
-
-
 def test_another_optimizer_takes_no_setting_from_the_default_one(capsys):
     """AdamW's weight decay of 0.01 would be a strong one for Adam, whose own default is none."""
     with pytest.raises(SystemExit):

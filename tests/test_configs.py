@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torchvision.io import write_png
 
 from diffusion_lightning import ScoreModule, cli
+from diffusion_lightning.checkpoint import load_checkpoint
 from diffusion_lightning.recipe import build
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -135,3 +137,65 @@ def test_the_points_recipes_run_and_leave_their_picture(tmp_path, monkeypatch):
         folder = tmp_path / "runs" / name / "version_0"
         assert (folder / "field" / "epoch=0000.png").is_file()
         assert "sliced_wasserstein@2000" in (folder / "metrics.csv").read_text()
+
+
+def test_the_edm_papers_numbers(capsys):
+    """cifar10_edm.yaml against table 7 and the authors' defaults for 32×32 without classes."""
+    config = resolved(capsys, CONFIGS / "cifar10_edm.yaml")
+    model, data = config["model"], config["data"]["init_args"]
+    network = model["network"]["init_args"]
+    assert (network["channels"], network["num_res_blocks"], network["dropout"]) == ([256, 256, 256], 4, 0.13)
+    assert (network["attention_levels"], network["num_heads"], network["embed_dim"]) == ([1], 1, 512)
+    assert (network["num_classes"], network["augment_dim"]) == (None, 9)
+    assert trainable(config) == pytest.approx(55.7e6, rel=0.05)
+    times = model["objective"]["init_args"]["times"]["init_args"]
+    assert (times["mean"], times["std"], times["stratified"]) == (-1.2, 1.2, False)
+    optimizer = model["optimizer"]["init_args"]
+    assert model["optimizer"]["class_path"] == "torch.optim.Adam"
+    assert (optimizer["lr"], optimizer["betas"], optimizer["eps"]) == (1e-3, [0.9, 0.999], 1e-8)
+    assert optimizer["weight_decay"] == 0
+    assert model["clip_norm"] is None
+    assert model["augment"]["init_args"]["probability"] == 0.12
+    assert (data["batch_size"], data["flip"]) == (512, False)
+    assert config["trainer"]["max_steps"] * 512 == 200e6
+    assert model["lr_scheduler"]["init_args"]["total_iters"] * 512 == pytest.approx(10e6, rel=1e-4)
+    assert model["ema_decay"] == pytest.approx(0.5 ** (512 / 0.5e6), abs=1e-6)
+
+
+def test_the_hours_schedule_is_as_long_as_its_epochs(capsys):
+    """cifar10.yaml: the learning rate is gone when the last of 50,000 pictures' 256 epochs ends."""
+    config = resolved(capsys, CONFIGS / "cifar10.yaml")
+    steps = config["trainer"]["max_epochs"] * (50_000 // config["data"]["init_args"]["batch_size"])
+    made = build(ScoreModule, config["model"]).configure_optimizers()
+    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(8e-6)
+    assert max(rates) == pytest.approx(8e-4)
+    assert rates.index(max(rates)) == pytest.approx(1000, abs=2)
+    assert optimizer.param_groups[0]["lr"] < 1e-8
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_edm"])
+def test_a_cifar10_recipe_takes_its_steps_and_goes_on(tmp_path, monkeypatch, name):
+    """On a CPU, with a small network and noise for pictures: its own optimizer, schedule and augmentation."""
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    for i in range(12):
+        pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=generator)
+        path = tmp_path / "pictures" / str(i % 10) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(pixels, str(path))
+    data = ["--data", "ImageFolder", "--data.root", "pictures", "--data.batch_size", "4"]
+    network = ["--model.network.channels", "[8, 8]", "--model.network.embed_dim", "16"]
+    recipe = ["--config", str(CONFIGS / f"{name}.yaml"), "--config", str(CONFIGS / "overlays" / "small_unet.yaml")]
+    short = ["--trainer.callbacks", "null", "--trainer.logger", "null", "--trainer.enable_progress_bar", "false"]
+    options = [*recipe, *data, *network, *short, "--trainer.accelerator", "cpu"]
+    cli.main(["fit", *options, "--trainer.max_epochs", "-1", "--trainer.max_steps", "1"])
+    cli.main(["fit", *options, "--trainer.max_epochs", "-1", "--trainer.max_steps", "3", "--ckpt_path", "last"])
+    checkpoint = load_checkpoint(tmp_path / "runs" / name / "version_0" / "checkpoints" / "last.ckpt")
+    assert checkpoint["global_step"] == 3
+    assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())

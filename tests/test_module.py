@@ -20,6 +20,7 @@ from diffusion_lightning import (
     DenoisingScoreMatching,
     EulerMaruyama,
     EulerMaruyamaPredictor,
+    GeometricAugmentation,
     Heun,
     KarrasPreconditioning,
     KarrasSDE,
@@ -693,3 +694,99 @@ def test_a_fused_optimizer_is_refused_where_the_loss_is_scaled(make_module, make
     module = make_module(optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=True))
     with pytest.raises(ValueError, match="16-mixed' with a fused optimizer"):
         make_trainer(plugins=[Scaled()]).fit(module, datamodule=make_data())
+
+
+# ---- augmentation
+
+
+class WatchingUNet(UNet):
+    """Remembers what it was told of the augmentation, in training and outside."""
+
+    def __init__(self) -> None:
+        super().__init__(**TINY, augment_dim=9)
+        self.told: list[Tensor] = []
+        self.told_in_evaluation: list[Tensor | None] = []
+
+    def forward(self, *args: Any, augment_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
+        if self.training:
+            assert augment_labels is not None
+            self.told.append(augment_labels.clone())
+        else:
+            self.told_in_evaluation.append(augment_labels)
+        return super().forward(*args, augment_labels=augment_labels, **kwargs)
+
+
+class SeenObjective(DenoisingScoreMatching):
+    """Remembers the images it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def __call__(self, denoiser: Any, x0: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        self.seen.append(x0.clone())
+        return super().__call__(denoiser, x0, **kwargs)
+
+
+def test_training_alone_is_augmented_and_the_network_told(make_module, fit):
+    def train(**parts: Any) -> ScoreModule:
+        network = WatchingUNet() if parts else UNet(**TINY)
+        module = make_module(network=network, objective=SeenObjective(), **parts)
+        fit(module)
+        return module
+
+    plain, module = train(), train(augment=GeometricAugmentation(0.5))
+    originals, images = plain.objective.seen, module.objective.seen  # three batches of training, two of validation
+    assert len(images) == len(originals) == 5
+    assert len(module.network.told) == 3
+    for image, original, labels in zip(images[:3], originals[:3], module.network.told, strict=True):
+        same = (image == original).flatten(1).all(1)
+        assert torch.equal(same, (labels == 0).all(1))
+        assert not same.all()
+    assert not torch.equal(module.network.told[0], module.network.told[1])
+    assert equal(images[3:], originals[3:])
+    module.sample(num=2)
+    assert module.network.told_in_evaluation
+    assert all(labels is None for labels in module.network.told_in_evaluation)
+
+
+def test_an_augmented_run_that_stopped_and_went_on_is_the_run_that_did_not(make_module, fit, tmp_path):
+    def make() -> ScoreModule:
+        torch.manual_seed(0)
+        return make_module(
+            network=UNet(**TINY, augment_dim=9), augment=GeometricAugmentation(0.5), objective=SeenObjective()
+        )
+
+    whole, first, second = make(), make(), make()
+    fit(whole, max_epochs=2)
+    fit(first, max_steps=4, max_epochs=-1).save_checkpoint(tmp_path / "a.ckpt")
+    fit(second, tmp_path / "a.ckpt", max_epochs=2)
+    assert equal(weights(second), weights(whole))
+    trained = whole.objective.seen[:3] + whole.objective.seen[5:8]
+    assert torch.equal(second.objective.seen[0], trained[4])
+
+
+def test_the_augmentation_differs_between_batches_and_epochs(make_module, fit):
+    module = make_module(network=WatchingUNet(), augment=GeometricAugmentation(0.5))
+    fit(module, max_epochs=2, limit_train_batches=2, limit_val_batches=0)
+    told = module.network.told
+    assert len(told) == 4
+    assert not any(torch.equal(told[i], told[j]) for i in range(4) for j in range(i))
+
+
+def test_the_augmentation_is_rebuilt_from_a_checkpoint(make_module, fit, tmp_path):
+    module = make_module(network=UNet(**TINY, augment_dim=9), augment=GeometricAugmentation(0.25))
+    fit(module).save_checkpoint(tmp_path / "a.ckpt")
+    loaded = ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert loaded.augment.probability == 0.25
+    assert loaded.network.augment_dim == 9
+    assert torch.equal(samples(loaded), samples(module))
+    assert ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt", augment=None).augment is None
+
+
+@pytest.mark.parametrize("network", [UNet(**TINY), UNet(**TINY, augment_dim=4), ScoreNet(channels=(32, 32))])
+def test_a_network_that_cannot_be_told_is_an_error_of_one_line(make_module, network):
+    with pytest.raises(
+        ValueError, match=r"^augment: \w+ has augment_dim=(None|4) and cannot be told.*augment_dim=9.*$"
+    ):
+        make_module(network=network, augment=GeometricAugmentation())

@@ -75,17 +75,27 @@ class TensorImages(Dataset[tuple[Tensor, Tensor]]):
         self.labels = labels
         self.image_size = image_size
 
+    @property
+    def resizes(self) -> bool:
+        """Whether batches are of another size than the images held."""
+        return self.image_size is not None and self.images.shape[-2:] != (self.image_size, self.image_size)
+
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """The batch of these images: uint8 (B, C, H, W) and int64 (B,)."""
-        index = torch.as_tensor(indices)
+        """The batch of these images: uint8 (B, C, H, W) and int64 (B,), where the images are."""
+        # to a GPU without waiting for what it is still computing
+        index = torch.as_tensor(indices).to(self.images.device, non_blocking=self.images.is_cuda)
         images = self.images.index_select(0, index)
-        if self.image_size is not None and images.shape[-2:] != (self.image_size, self.image_size):
+        if self.resizes:
             # batch by batch: whole sets of larger images would fill the memory
             images = resize(images, [self.image_size, self.image_size], antialias=True)
         return images, self.labels.index_select(0, index)
+
+    def to(self, device: torch.device) -> "TensorImages":
+        """The same set with its images and labels on a device."""
+        return TensorImages(self.images.to(device), self.labels.to(device), self.image_size)
 
 
 class _Indices(Dataset[Tensor]):
@@ -288,10 +298,14 @@ class BatchDataModule(LightningDataModule, ABC):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_leave_signals,
-            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+            pin_memory=self._pins_memory(dataset),
             # Its own generator, or every epoch would take one draw from the global one.
             generator=torch.Generator(),
         )
+
+    def _pins_memory(self, dataset: Dataset) -> bool:
+        """Whether batches wait for their way to a GPU in memory that it can read by itself."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
 
 class ImageDataModule(BatchDataModule):
@@ -299,12 +313,24 @@ class ImageDataModule(BatchDataModule):
 
     Loaders yield `(uint8 (B, C, H, W), int64 (B,))`; on the training device `on_after_batch_transfer` makes the images
     float32 in [-1, 1] and, in training, mirrors half of them at random where `flip` is set. A subclass gives
-    `load_images`, `shape`, `num_classes` and `fid_feature`. The arguments are those of `BatchDataModule`.
+    `load_images`, `shape`, `num_classes` and `fid_feature`.
+
+    Images in memory may be kept on the training device: a batch is then picked out there, and only its indices travel.
+    The order and the batches are the same.
 
     Attributes:
         shape: (C, H, W), known before `setup`.
         fid_feature: which features suit these images for FID.
         flip: whether training images are mirrored at random.
+
+    Args:
+        on_device: keep the images on the training device. `"auto"`: on a CUDA device, a set that takes less than a
+            quarter of its free memory, if there are no workers and its images are not resized batch by batch.
+        kwargs: those of `BatchDataModule`.
+
+    Raises:
+        ValueError: if an argument is out of its range; with `on_device=True`, if there are workers, or when a loader is
+            made, the images are not in memory.
     """
 
     shape: tuple[int, int, int]
@@ -312,6 +338,14 @@ class ImageDataModule(BatchDataModule):
     flip: bool = False
     _images: tuple[ImageSet, ImageSet] | None = None
     _fingerprint: str | None = None
+
+    def __init__(self, *, on_device: bool | Literal["auto"] = "auto", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if on_device not in (True, False, "auto"):
+            raise ValueError(f"on_device must be true, false or 'auto', got {on_device!r}")
+        if on_device is True and self.num_workers > 0:
+            raise ValueError(f"on_device=True needs num_workers=0, got {self.num_workers}: workers read from memory")
+        self.on_device = on_device
 
     @abstractmethod
     def load_images(self) -> tuple[ImageSet, ImageSet]:
@@ -359,6 +393,28 @@ class ImageDataModule(BatchDataModule):
             seed = derive_seed(self._seed, 0, epoch, index, Stream.FLIP)
             images = random_flip(images, seed, self.trainer.global_rank, self.trainer.world_size)
         return normalize(images), *rest
+
+    def _loader(self, dataset: Dataset, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
+        return super()._loader(self._placed(dataset), shuffle, drop_last)
+
+    def _placed(self, dataset: Dataset) -> Dataset:
+        """The set on the training device, if it is to be there."""
+        if self.trainer is None or self.on_device is False or isinstance(dataset, _Indices):
+            return dataset
+        device = self.trainer.strategy.root_device
+        if self.on_device is True:
+            if not isinstance(dataset, TensorImages):
+                raise ValueError("on_device=True: the images are not in memory, but read batch by batch")
+            return dataset.to(device)
+        if device.type != "cuda" or self.num_workers > 0 or not isinstance(dataset, TensorImages) or dataset.resizes:
+            return dataset
+        free = torch.cuda.mem_get_info(device)[0]
+        return dataset.to(device) if dataset.images.nbytes < free / 4 else dataset
+
+    def _pins_memory(self, dataset: Dataset) -> bool:
+        # what is on the GPU already cannot be pinned
+        on_cpu = not isinstance(dataset, TensorImages) or dataset.images.device.type == "cpu"
+        return on_cpu and super()._pins_memory(dataset)
 
     def fid_reference(self) -> Iterator[Tensor]:
         """All training images as they are, unaugmented: uint8 (B, C, H, W) in batches of 500."""

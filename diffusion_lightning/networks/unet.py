@@ -39,7 +39,7 @@ class _Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net of residual blocks, steered by the time and, if ``num_classes`` is given, by a class.
+    """U-Net of residual blocks, steered by the time and, if asked for, by a class and by an augmentation.
 
     Encoder: a 3×3 convolution, then at every level ``num_res_blocks`` residual blocks, with a strided convolution
     between levels. Middle: residual block, attention, residual block. Decoder: at every level, coarsest first,
@@ -50,7 +50,8 @@ class UNet(nn.Module):
     Time and class enter every residual block through ``e = SiLU(MLP(embedding(t)) + class embedding)``. Called
     without labels, a conditional network uses a learned null class, whose index is ``num_classes``: that gives the
     unconditional half of classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598), and labels of that index
-    drop the class of single examples in training.
+    drop the class of single examples in training. Numbers that say how an image was augmented in training are added to
+    ``embedding(t)``, weighted without a bias: without them, as in sampling, the image is one that was not.
 
     Attention is placed by level and not by resolution, since the resolutions follow from the images: on 28×28 the
     levels 0, 1, 2 work at 28×28, 14×14, 7×7 with ``patch_size=1``, at 14×14, 7×7, 4×4 with ``patch_size=2``.
@@ -75,6 +76,7 @@ class UNet(nn.Module):
         checkpointing: in training, keep the input of each block alone and compute what is inside once more in the
             backward pass. Memory for activations then grows with the blocks' inputs, several times less, and each step
             takes about one more forward pass, a third of its time. The gradients are the same, dropout included.
+        augment_dim: how many numbers tell of an image's augmentation, or None for a network that is told nothing.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -95,6 +97,7 @@ class UNet(nn.Module):
         time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal",
         time_scale: float | None = None,
         checkpointing: bool = False,
+        augment_dim: int | None = None,
     ) -> None:
         super().__init__()
         levels = range(len(channels))
@@ -111,6 +114,7 @@ class UNet(nn.Module):
         require("num_classes", num_classes, num_classes is None or num_classes >= 1, "None or at least 1")
         require("time_embedding", time_embedding, time_embedding in _DEFAULT_TIME_SCALE, "'sinusoidal' or 'fourier'")
         require("time_scale", time_scale, time_scale is None or 0 < time_scale < math.inf, "None or positive")
+        require("augment_dim", augment_dim, augment_dim is None or augment_dim >= 1, "None or at least 1")
         self.in_channels = in_channels
         self.channels = tuple(channels)
         self.num_res_blocks = num_res_blocks
@@ -124,12 +128,14 @@ class UNet(nn.Module):
         self.time_embedding = time_embedding
         self.time_scale = time_scale
         self.checkpointing = checkpointing
+        self.augment_dim = augment_dim
 
         scale = _DEFAULT_TIME_SCALE[time_embedding] if time_scale is None else time_scale
         features = SinusoidalEmbedding if time_embedding == "sinusoidal" else GaussianFourierFeatures
         self.time_features = features(embed_dim, scale)
         self.time_mlp = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.SiLU(), nn.Linear(embed_dim, embed_dim))
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, embed_dim)
+        self.augmentation = None if augment_dim is None else nn.Linear(augment_dim, embed_dim, bias=False)
 
         def block(in_width: int, out_width: int, attend: bool) -> _Block:
             return _Block(in_width, out_width, embed_dim, dropout, num_heads if attend else 0)
@@ -163,7 +169,9 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(width, pixels, 3, padding=1)
         zero_init(self.conv_out)
 
-    def forward(self, x: Tensor, time_signal: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, time_signal: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
+    ) -> Tensor:
         """Evaluate the network.
 
         Args:
@@ -171,18 +179,20 @@ class UNet(nn.Module):
             time_signal: times ``(B,)``.
             labels: classes ``(B,)``, int64 in 0…``num_classes`` (the last is the null class), or None for the null
                 class everywhere. Must be None for a network without classes.
+            augment_labels: ``(B, augment_dim)``; None, the same as zeros, for images as they are. Must be None for a
+                network without ``augment_dim``.
 
         Returns:
             A tensor of the shape and dtype of ``x``.
 
         Raises:
-            ValueError: if labels are given to a network without classes, or a shape is wrong.
+            ValueError: if labels are given to a network that has no use for them, or a shape is wrong.
         """
         check_inputs(x, time_signal, self.in_channels)
         if any(side % self.patch_size for side in x.shape[2:]):
             sides = "height and width must be multiples of"
             raise ValueError(f"{sides} patch_size={self.patch_size}, got x of shape {tuple(x.shape)}")
-        embedding = self._embed(self.time_features(time_signal).to(x.dtype), labels)
+        embedding = self._embed(self.time_features(time_signal).to(x.dtype), labels, augment_labels)
 
         h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))
         skips = [h]
@@ -205,7 +215,14 @@ class UNet(nn.Module):
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
-    def _embed(self, time_features: Tensor, labels: Tensor | None) -> Tensor:
+    def _embed(self, time_features: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        if self.augmentation is None:
+            if augment_labels is not None:
+                raise ValueError("augment_labels must be None: this UNet is told no augmentation (augment_dim=None)")
+        else:
+            if augment_labels is None:  # zeros, not nothing: DDP wants every weight to be used
+                augment_labels = time_features.new_zeros(len(time_features), self.augmentation.in_features)
+            time_features = time_features + self.augmentation(augment_labels.to(time_features.dtype))
         embedding = self.time_mlp(time_features)
         if self.class_embedding is None:
             if labels is not None:

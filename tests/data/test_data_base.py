@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+from typing import ClassVar
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -375,3 +378,90 @@ def test_fingerprint_is_computed_once(monkeypatch):
     monkeypatch.setattr(data, "_reference_digest", lambda: pytest.fail("computed again"))
     assert data.fingerprint() == first
     assert len(first) == 16
+
+
+# --- on the training device -----------------------------------------------------------------------------------------
+
+
+class CountingSet(TensorImages):
+    """Says where it was moved to."""
+
+    moved: ClassVar[list] = []
+
+    def to(self, device):
+        CountingSet.moved.append((len(self), device.type))
+        return super().to(device)
+
+
+class Counted(Numbered):
+    def load_images(self):
+        return tuple(CountingSet(part.images, part.labels) for part in super().load_images())
+
+
+def test_images_on_the_device_give_the_same_batches_in_the_same_order(monkeypatch, tmp_path):
+    def run(**kwargs):
+        pl.seed_everything(1, verbose=False)
+        return fit(Counted(flip=True, batch_size=8, **kwargs), max_epochs=3)
+
+    monkeypatch.setattr(CountingSet, "moved", [])
+    in_memory = run(on_device=False)
+    by_default = run()
+    assert CountingSet.moved == []  # on a CPU nothing changes
+    on_device = run(on_device=True)
+    assert sorted(CountingSet.moved) == [(11, "cpu"), (50, "cpu")]
+    for other in (on_device, by_default):
+        assert_same(other.train_batches, in_memory.train_batches)
+        assert_same(other.val_batches, in_memory.val_batches)
+
+
+def test_a_resumed_run_with_images_on_the_device_sees_what_an_uninterrupted_one_sees(tmp_path):
+    data = {"flip": True, "batch_size": 8, "seed": 2, "on_device": True}
+    whole = fit(Numbered(**data), max_epochs=3)
+    stopped = trainer(max_epochs=1)
+    stopped.fit(Recorder(), datamodule=Numbered(**data))
+    stopped.save_checkpoint(tmp_path / "a.ckpt")
+    resumed = fit(Numbered(**data), ckpt_path=tmp_path / "a.ckpt", max_epochs=3)
+    assert_same(resumed.train_batches, {epoch: whole.train_batches[epoch] for epoch in (1, 2)})
+
+
+def on_a_gpu(monkeypatch, free, image_size=None, **kwargs):
+    """Whether a trainer whose GPU has so much free memory would get the training set of 3,000 bytes there."""
+    moved = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    monkeypatch.setattr(TensorImages, "to", lambda images, device: moved.append(device) or images)
+    data = Numbered(**kwargs)
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda", 0)))
+    data._images = data.load_images()
+    data._images[0].image_size = image_size
+    assert data._images[0].images.nbytes == 3000
+    data._placed(data.train_images)
+    return moved == [torch.device("cuda", 0)]
+
+
+def test_by_default_a_gpu_gets_what_takes_less_than_a_quarter_of_its_free_memory(monkeypatch):
+    assert on_a_gpu(monkeypatch, free=12_001)
+    assert not on_a_gpu(monkeypatch, free=12_000)
+    assert not on_a_gpu(monkeypatch, free=10**9, num_workers=1)
+    assert not on_a_gpu(monkeypatch, free=10**9, image_size=8)  # resized on the CPU, as before
+    assert not on_a_gpu(monkeypatch, free=10**9, on_device=False)
+    assert on_a_gpu(monkeypatch, free=0, on_device=True)
+
+
+def test_only_what_is_in_memory_is_pinned(monkeypatch):
+    data = Numbered()
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda", 0)))
+    on_cpu = data.train_images
+    elsewhere = TensorImages(on_cpu.images.to("meta"), on_cpu.labels.to("meta"))
+    assert data._pins_memory(on_cpu)
+    assert not data._pins_memory(elsewhere)
+
+
+def test_on_device_is_refused_where_it_cannot_be():
+    with pytest.raises(ValueError, match="on_device=True needs num_workers=0, got 2"):
+        Numbered(on_device=True, num_workers=2)
+    with pytest.raises(ValueError, match="on_device must be true, false or 'auto', got 'gpu'"):
+        Numbered(on_device="gpu")
+    data = Numbered(on_device=True)
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    with pytest.raises(ValueError, match="on_device=True: the images are not in memory"):
+        data._placed(torch.utils.data.TensorDataset(torch.zeros(3)))

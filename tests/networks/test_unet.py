@@ -246,6 +246,27 @@ def test_labels_are_refused_without_classes():
         run(UNet(**TINY), 2, 1, 8, 8, labels=torch.zeros(2, dtype=torch.int64))
 
 
+def test_augment_labels_steer_and_none_is_zeros():
+    network = awake(UNet(**TINY, augment_dim=9))
+    x, t = torch.randn(2, 1, 8, 8), torch.rand(2)
+    plain = network(x, t)
+    assert torch.equal(network(x, t, augment_labels=torch.zeros(2, 9)), plain)
+    told = network(x, t, augment_labels=torch.stack((torch.zeros(9), torch.ones(9))))
+    torch.testing.assert_close(told[0], plain[0])
+    assert (told[1] - plain[1]).abs().max() > 1e-2
+
+
+def test_every_weight_has_a_gradient_without_augment_labels():
+    network = awake(UNet(**TINY, augment_dim=9))  # DDP stops at a weight that has none
+    network(torch.randn(2, 1, 8, 8), torch.rand(2)).sum().backward()
+    assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
+
+
+def test_augment_labels_are_refused_without_their_number():
+    with pytest.raises(ValueError, match="augment_labels must be None"):
+        UNet(**TINY)(torch.randn(2, 1, 8, 8), torch.rand(2), augment_labels=torch.zeros(2, 9))
+
+
 def test_patches_are_folded_into_channels_and_unfolded_again():
     network = UNet(in_channels=2, patch_size=2, **TINY)
     seen = {}
@@ -405,6 +426,7 @@ EVERYTHING = {
     "time_embedding": "fourier",
     "time_scale": 4.0,
     "checkpointing": True,
+    "augment_dim": 9,
 }
 
 
@@ -438,6 +460,7 @@ def test_command_line_reads_the_signature():
         ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
         ({"channels": ()}, r"channels must be .* got \(\)"),
         ({"channels": (8, 0)}, r"channels must be .* got \(8, 0\)"),
+        ({"augment_dim": 0}, "augment_dim must be None or at least 1, got 0"),
         ({"num_res_blocks": 0}, "num_res_blocks must be at least 1, got 0"),
         ({"attention_levels": (2,)}, r"attention_levels must be among \[0, 1\], got \(2,\)"),
         ({"attention_levels": (-1,)}, r"attention_levels must be among \[0, 1\], got \(-1,\)"),

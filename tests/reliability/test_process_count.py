@@ -12,6 +12,8 @@ from hurt_runs import Command, metrics
 OPTIONS = (
     "--model.network.init_args.dropout=0",
     "--data={class_path: misfortunes.FlippedMNIST, init_args: {}}",
+    "--model.augment={class_path: diffusion_lightning.GeometricAugmentation, init_args: {probability: 0.5}}",
+    "--model.network.init_args.augment_dim=9",
 )
 ONE, TWO = "--data.batch_size=16", "--data.batch_size=8"
 LOGGED = ("train/loss_step", "train/loss_epoch", "val/loss")
