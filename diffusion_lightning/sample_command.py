@@ -2,13 +2,16 @@
 
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from diffusion_lightning.compilation import Compile
 from diffusion_lightning.images import image_grid, points_picture, to_uint8, write_png
 from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.precision import AutoPrecision
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.usage import OneLineParser, UsageError, check_seed, load_on_device
 
@@ -42,10 +45,13 @@ def sample_command(args: list[str]) -> None:
     labels = _labels(options.labels, options.num, module)
 
     generator = torch.Generator(module.device).manual_seed(options.seed)
+    precision = AutoPrecision() if options.precision == "auto" else Precision()
+    precision.convert_module(module)
     start = time.perf_counter()
-    samples = module.sample(
-        sampler, options.num, labels, generator, batch_size=options.batch_size, progress=not options.quiet
-    ).cpu()
+    with precision.forward_context():
+        samples = module.sample(
+            sampler, options.num, labels, generator, batch_size=options.batch_size, progress=not options.quiet
+        ).cpu()
     seconds = time.perf_counter() - start
 
     _write(samples, output)
@@ -72,6 +78,12 @@ def _parser() -> OneLineParser:
     parser.add_argument("--labels", type=list[int] | None, default=None, help="Classes, repeated in turn.")
     parser.add_argument("--batch_size", type=int, default=256, help="How many are drawn at once.")
     parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, …; the first GPU if any.")
+    parser.add_argument(
+        "--precision",
+        type=Literal["auto", "32-true"],
+        default="auto",
+        help="Of the network: auto is bf16 where the device has units for it, else float32.",
+    )
     parser.add_argument(
         "--compile", type=Compile, default=False, help="The network first, for minutes: worth it for many samples."
     )

@@ -389,6 +389,8 @@ def test_sample_uses_the_ema_weights_and_the_checkpoints_sampler(runs, here, tmp
             str(tmp_path / "a.npz"),
             "--device",
             "cpu",
+            "--precision",
+            "32-true",
         ]
     )
     module = ScoreModule.load_from_checkpoint(runs.last)

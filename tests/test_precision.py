@@ -8,7 +8,7 @@ import torch
 import yaml
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 
-from diffusion_lightning import AutoPrecision, Trainer, WholeCheckpointIO, cli, precision
+from diffusion_lightning import AutoPrecision, Trainer, UNet, WholeCheckpointIO, cli, precision
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -113,6 +113,26 @@ def test_a_config_with_the_plugin_still_works(fit, caplog, tmp_path):
         assert saved["plugins"][0]["class_path"] == "diffusion_lightning.AutoPrecision"
         fit("--config", "old.yaml", "--trainer.precision", "auto")
     assert caplog.text.count("precision: ") == 2
+
+
+@pytest.mark.parametrize(("asked", "has_units", "uses_bf16"), [("auto", 1, 1), ("auto", 0, 0), ("32-true", 1, 0)])
+def test_sample_draws_at_the_precision_asked_for(fit, monkeypatch, asked, has_units, uses_bf16):
+    fit()
+    forward, seen = UNet.forward, set()
+
+    def watched(self, *args, **kwargs):
+        seen.add((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(UNet, "forward", watched)
+    monkeypatch.setattr(precision, "has_bf16_units", lambda kind: bool(has_units))
+    checkpoint = "runs/quickstart/version_0/checkpoints/last.ckpt"
+    cli.main(["sample", "--ckpt_path", checkpoint, "--num", "2", "--quiet", "--device", "cpu", "--precision", asked])
+    assert seen == {(bool(uses_bf16), torch.bfloat16)}
+    seen.clear()
+    ode = ("--sampler", "ProbabilityFlowODE", "--sampler.method", "heun2", "--sampler.steps", "2")
+    cli.main(["sample", "--ckpt_path", checkpoint, "--num", "2", "--quiet", "--device", "cpu", *ode])
+    assert (False, torch.bfloat16) in seen  # its tolerances are finer than bf16
 
 
 def test_a_bad_precision_is_one_line_that_names_what_is_allowed(fit, capsys):

@@ -101,7 +101,9 @@ class Record(Callback):
             "skipped_steps": pl_module.skipped_steps,
             "weights": digest(pl_module.network.parameters()),
             "ema": [pl_module.ema.num_updates, digest(pl_module.ema.shadow_params)],
-            "optimizer": digest(v for state in trainer.optimizers[0].state.values() for v in state.values()),
+            "optimizer": digest(
+                v for state in trainer.optimizers[0].state.values() for v in state.values() if isinstance(v, Tensor)
+            ),
         }
         with open(f"record.rank{trainer.global_rank}.jsonl", "a") as file:
             print(json.dumps(line), file=file)

@@ -41,6 +41,7 @@ model:
   clip_norm: 0.01
   network: {init_args: {channels: [8, 8], embed_dim: 8}}
   sampler: {init_args: {steps: 2}}
+  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}
 data: {init_args: {batch_size: 2, num_predict: 5}}
 """
 
