@@ -74,7 +74,7 @@ def judge(name: str, root: str, mark: int, num: int, threads: int, folder: Path)
     result = {"memory_gb": peak_memory_gb(CPU)}
     images = to_uint8(samples)
     save_image(images[:64] / 255, folder / f"{mark}.png", nrow=8, padding=2)
-    result |= {"fid": fid(root, images), "parameters": system.parameters_of(path)}
+    result |= {"fid": fid(root, images), "parameters": system.parameters_of(path), "nfe": system.nfe}
     (folder / f"{mark}.json").write_text(json.dumps(result))
 
 
@@ -100,7 +100,7 @@ def collect(name: str, minutes: float, num: int, folder: Path) -> dict[str, Any]
         "steps": steps,
         "steps_per_s": steps / seconds,
         "parameters": judged[-1]["parameters"],
-        "nfe": system.nfe,
+        "nfe": judged[-1]["nfe"],
         "samples": num,
         "training_memory_gb": trained["memory_gb"],
         "sampling_memory_gb": judged[-1]["memory_gb"],

@@ -28,7 +28,7 @@ class System(ABC):
     settings: str
     """How it is set, in words."""
     nfe: int
-    """Network evaluations of one sample."""
+    """Network evaluations of one sample; of the last one, where a solver chooses them."""
 
     def __init__(self, root: str, steps: int) -> None:
         self.root = root

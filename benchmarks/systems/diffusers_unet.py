@@ -29,8 +29,8 @@ class Diffusers(Peer):
     name = "diffusers"
     settings = (
         "the course's UNet2DModel for MNIST (32, 64, 64 channels, 2 layers), DDPM ε loss on 1,000 squared-cosine "
-        "times, AdamW 1e-3 by the cosine schedule with 5 % warm-up, batch 64, float32 (faster here than bf16), EMAModel "
-        "with warm-up; DPMSolverMultistep with 20 steps"
+        "times, AdamW 1e-3 by the cosine schedule with 5 % warm-up, batch 64, float32 (faster here than bf16), "
+        "EMAModel with warm-up; DPMSolverMultistep with 20 steps"
     )
     batch_size = 64
     nfe = 20

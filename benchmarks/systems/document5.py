@@ -3,7 +3,9 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 from systems.base import Peer
@@ -65,9 +67,8 @@ def marginal_std(t: Tensor, sigma: float = 25.0) -> Tensor:
 
 class Document5(Peer):
     name = "document5"
-    settings = "ScoreNet, σ = 25, images in [0, 1], batch 32, Adam 1e-4, no EMA; Euler–Maruyama with 500 steps"
+    settings = "ScoreNet, σ = 25, images in [0, 1], batch 32, Adam 1e-4, no EMA; its ODE sampler (RK45, tolerance 1e-5)"
     batch_size = 32
-    nfe = 500
 
     def __init__(self, root: str, steps: int) -> None:
         super().__init__(root, steps)
@@ -96,17 +97,20 @@ class Document5(Peer):
     @classmethod
     @torch.no_grad()
     def sample(cls, path: Path, num: int, batch_size: int) -> Tensor:
+        """By the document's ``ode_sampler``, the one that it draws with in the end."""
         network = ScoreNet()
         network.load_state_dict(torch.load(path, weights_only=True))
         batches = []
         for first in range(0, num, batch_size):
-            x = torch.randn(min(batch_size, num - first), 1, 28, 28) * marginal_std(torch.ones(1))
-            times = torch.linspace(1.0, 1e-3, cls.nfe)
-            step_size = times[0] - times[1]
-            for time in times:
-                t = time.expand(len(x))
-                g = 25.0**time
-                mean_x = x + g**2 * network(x, t) * step_size
-                x = mean_x + torch.sqrt(step_size) * g * torch.randn_like(x)
-            batches.append(mean_x)
+            shape = (min(batch_size, num - first), 1, 28, 28)
+
+            def velocity(t: float, x: np.ndarray, shape: tuple[int, ...] = shape) -> np.ndarray:
+                state = torch.from_numpy(x).float().reshape(shape)
+                score = network(state, torch.full(shape[:1], t))
+                return -0.5 * 25.0 ** (2 * t) * score.flatten().double().numpy()
+
+            start = torch.randn(shape) * marginal_std(torch.ones(1))
+            solved = solve_ivp(velocity, (1.0, 1e-3), start.flatten().numpy(), rtol=1e-5, atol=1e-5, method="RK45")
+            cls.nfe = solved.nfev
+            batches.append(torch.from_numpy(solved.y[:, -1]).float().reshape(shape))
         return torch.cat(batches).clamp(0, 1) * 2 - 1
