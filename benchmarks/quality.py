@@ -13,16 +13,15 @@ the table.
 import argparse
 import contextlib
 import json
-import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from alone import alone
 from results import RESULTS, machine, read, table, write
 from systems import SYSTEMS, system_class
 from systems.base import digits
@@ -76,15 +75,6 @@ def judge(name: str, root: str, mark: int, num: int, threads: int, folder: Path)
     save_image(images[:64] / 255, folder / f"{mark}.png", nrow=8, padding=2)
     result |= {"fid": fid(root, images), "parameters": system.parameters_of(path), "nfe": system.nfe}
     (folder / f"{mark}.json").write_text(json.dumps(result))
-
-
-def alone(work: Callable[..., None], *arguments: Any) -> None:
-    """Run in a process of its own: nothing that a system's packages change meets another, and memory is its own."""
-    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
-    process.start()
-    process.join()
-    if process.exitcode != 0:
-        raise SystemExit(f"quality: {work.__name__} of {arguments[0]} failed (exit code {process.exitcode})")
 
 
 def collect(name: str, minutes: float, num: int, folder: Path) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""What the benchmarks compute from what they measure, on made-up measurements; and that their bare loop is ours."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_lightning import Denoiser, DenoisingScoreMatching, KarrasPreconditioning, KarrasSDE, UNet
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+@pytest.fixture
+def unet() -> UNet:
+    """All of its weights are random, those that start at zero too."""
+    torch.manual_seed(0)
+    network = UNet(3, channels=(16, 32), num_res_blocks=1, attention_levels=(1,), embed_dim=16, num_classes=2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def contested() -> dict[str, Any]:
+    """Eight turns: ours is 2, 3, 4 times and once 100 times as fast as one peer, and always at 0.8 of the bare loop."""
+    turns = []
+    for ours, ratio in ((100.0, 2), (300.0, 3), (800.0, 4), (50.0, 100)):
+        turns += [{"name": "bare loop", "ours": ours, "rate": ours / 0.8}]
+        turns += [{"name": "peer", "ours": ours, "rate": ours / ratio}]
+    other = {"batch_size": 32, "weights": 1_250_000, "settings": "as its README says"}
+    return {"batch_size": 128, "weights": 2_000_000, "turns": turns, "others": {"bare loop": other, "peer": other}}
+
+
+def test_each_turn_is_compared_with_ours_beside_it() -> None:
+    from throughput import compare
+
+    rows = compare(contested())
+    assert rows["peer"]["ours_over_it"] == pytest.approx([2.75, 3.5, 28.0])
+    assert rows["bare loop"]["ours_over_it"] == pytest.approx([0.8] * 3)
+    assert rows["ours"]["images_per_s"][1] == 200
+    assert rows["peer"]["images_per_s"][1] == 75
+
+
+def test_page_of_throughput_and_its_plot(tmp_path: Path) -> None:
+    from throughput import compare, page, plot
+
+    variants = {
+        "bf16": {"images_per_s": [9, 10, 11], "over_first": [1.0] * 3, "first_step_seconds": 0.2, "memory_gb": 1.5},
+        "compiled": {"images_per_s": [19, 20, 21], "over_first": [1.9, 2, 2.1], "first_step_seconds": 60},
+    }
+    variants["compiled"]["memory_gb"] = None
+    results = {
+        **{"recipe": "mnist", "device": "cpu", "precision": "bf16", "seconds": 1.5, "rounds": 4, "command": "python"},
+        **{"ema_share": [0.01, 0.012, 0.02], "waiting_share": 0.004, "flop_per_image": 5e8, "matrix_rate": 1e12},
+        **{"matrix_share": 0.25, "machine": "a machine", "systems": compare(contested()), "variants": variants},
+    }
+    text = page(results)
+    assert "| peer | 1.25 M | 32 | 75 | 3.50 (2.75–28.00) |" in text
+    assert "| a step over one of the bare loop | 1.25 | ≤ 1.03 |" in text
+    assert "| update of the EMA, of a step | 1.20% | ≤ 2 % |" in text
+    assert "| compiled | 20 | 2.00 (1.90–2.10) |  | 60.0 s |" in text
+    plot(results, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--systems=ours,nobody", "--systems: ours, nobody: with --recipe mnist, among diffusers-equal, document5"),
+        ("--variants=float16", "--variants: float16: with --recipe mnist, among float32, bf16"),
+    ],
+)
+def test_unknown_names_are_one_line(
+    option: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import throughput
+
+    monkeypatch.setattr(sys, "argv", ["throughput.py", option])
+    with pytest.raises(SystemExit) as stopped:
+        throughput.parse()
+    assert stopped.value.code == 2
+    assert f"error: {message}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_speed_of_a_run_leaves_out_its_first_value() -> None:
+    from growth import speed_and_memory
+
+    values = [("", ""), ("1", "0.5"), ("10", "0.7"), ("", ""), ("30", "0.9"), ("20", "0.9")]
+    rows = [{"perf/examples_per_s": speed, "perf/memory_gb": memory} for speed, memory in values]
+    assert speed_and_memory(rows) == {"images_per_s": 20, "memory_gb": 0.9}
+    with pytest.raises(SystemExit, match="--seconds"):
+        speed_and_memory(rows[:2])
+
+
+def test_page_of_growth_and_its_plot(tmp_path: Path) -> None:
+    from growth import page, plot, points
+
+    panels = {
+        title: [point._asdict() | {"images_per_s": 100.0 * k, "memory_gb": 1.0} for k, point in enumerate(row, 1)]
+        for title, row in points(threads=2).items()
+    }
+    results = {"seconds": 10, "machine": "a machine", "panels": panels}
+    assert "| 128 | 28 | 2 | 1 | 300 | 3.00 | 1.00 GB |" in page(results)
+    plot(results, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bare_loop_minimizes_the_objective(unet: UNet) -> None:
+    from bare_loop import edm_loss
+
+    x, noise = torch.rand(4, 3, 8, 8) * 2 - 1, torch.randn(4, 3, 8, 8)
+    sigma, labels = torch.tensor([0.01, 0.3, 1.0, 20.0]), torch.tensor([0, 1, 1, 0])
+    objective = DenoisingScoreMatching("karras", reduction="mean")
+    expected = objective(Denoiser(unet, KarrasSDE(), KarrasPreconditioning()), x, drawn=(sigma, noise), labels=labels)
+    loss = edm_loss(unet, x, sigma.view(-1, 1, 1, 1), noise, labels, bf16=False)
+    torch.testing.assert_close(loss, expected.mean(), rtol=1e-4, atol=0)
+
+
+def test_diffusers_equal_network_is_as_large(unet: UNet) -> None:
+    pytest.importorskip("diffusers")
+    from equal_unet import EqualUNet, weights
+
+    equal = EqualUNet(unet)
+    assert 0.6 < weights(equal) / weights(unet) < 1.6  # its widths are multiples of 8
+    assert equal.unet.config.layers_per_block == unet.num_res_blocks
+    assert equal(torch.zeros(2, 3, 8, 8), torch.zeros(2), None).shape == (2, 3, 8, 8)
+
+
+def test_a_failure_in_a_process_of_its_own_is_raised_here() -> None:
+    from alone import alone
+
+    assert alone(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        alone(divmod, 1, 0)
