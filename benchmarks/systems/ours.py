@@ -48,8 +48,8 @@ class Marks(Callback):
 class Ours(System):
     name = "ours"
     settings = (
-        "configs/mnist.yaml: EDM, a class-conditional U-Net (32, 64 channels) on 2×2 pixels, Muon, batch 64, bf16, EMA; "
-        "Heun with 9 steps"
+        "configs/mnist.yaml: EDM, a class-conditional U-Net (32, 64 channels) on 2×2 pixels, Muon, batch 64, bf16, "
+        "EMA; Heun with 9 steps"
     )
     nfe = 17
     options: tuple[str, ...] = ()
