@@ -106,7 +106,7 @@ def test_page_of_growth_and_its_plot(tmp_path: Path) -> None:
         for title, row in points(threads=2).items()
     }
     results = {"seconds": 10, "machine": "a machine", "panels": panels}
-    assert "| 128 | 28 | 2 | 1 | 300 | 3.00 | 1.00 GB |" in page(results)
+    assert "| 64 | 28 | 2 | 1 | 300 | 3.00 | 1.00 GB |" in page(results)
     plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 

@@ -183,7 +183,7 @@ def test_a_run_leaves_its_folder(runs, first):
     config = yaml.safe_load((first.folder / "config.yaml").read_text())
     assert config["run_name"] == "quickstart"
     assert config["model"]["network"]["init_args"]["channels"] == [8]
-    assert config["model"]["optimizer"]["init_args"]["lr"] == 1e-3
+    assert config["model"]["optimizer"]["init_args"]["lr"] == 1e-2
     assert config["trainer"]["limit_train_batches"] == 3
     assert config["ckpt_path"] is None
 
