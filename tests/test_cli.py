@@ -212,7 +212,7 @@ def test_the_last_lines_say_what_to_do_next(runs, first):
 def test_the_bars_show_loss_rate_and_time_left(first):
     (bar, *_) = (part for part in first.out.splitlines()[::-1] if part.startswith("Epoch 0: 100%"))
     assert all(word in bar for word in ("train/loss_step=", "images/s=", "left=00:00"))
-    assert "Heun:" in first.err
+    assert "DPMSolverPlusPlus:" in first.err
     assert "fid/mnist@12:" in first.err
 
 
@@ -407,7 +407,7 @@ def test_sample_shows_its_progress(runs, here, tmp_path, capsys):
     cli.main(args)
     shown = capsys.readouterr().err
     assert "images:" in shown
-    assert "Heun:" in shown
+    assert "DPMSolverPlusPlus:" in shown
     cli.main([*args, "--quiet"])
     assert capsys.readouterr().err == ""
 
