@@ -74,8 +74,8 @@ class UNet(nn.Module):
         time_scale: factor on the time in the sinusoidal embedding (default 1000: times in [0, 1]), or standard
             deviation of the random frequencies (default 16). Positive.
         checkpointing: in training, keep the input of each block alone and compute what is inside once more in the
-            backward pass. Memory for activations then grows with the blocks' inputs alone, and each step takes about one
-            more forward pass. The gradients are the same, dropout included.
+            backward pass. Memory for activations then grows with the blocks' inputs alone, and each step takes about
+            one more forward pass. The gradients are the same, dropout included.
         augment_dim: how many numbers tell of an image's augmentation, or None for a network that is told nothing.
 
     Raises:
