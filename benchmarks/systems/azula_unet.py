@@ -62,17 +62,11 @@ class Azula(Peer):
         torch.save(copy.deepcopy(self.ema.module).state_dict(), path)
 
     @classmethod
-    def parameters_of(cls, path: Path) -> int:
-        return sum(p.numel() for p in denoiser().parameters() if p.requires_grad)
+    def model(cls) -> nn.Module:
+        return denoiser()
 
     @classmethod
-    @torch.no_grad()
-    def sample(cls, path: Path, num: int, batch_size: int) -> Tensor:
-        model = denoiser().eval()
-        model.load_state_dict(torch.load(path, weights_only=True))
+    def draw(cls, model: nn.Module, num: int) -> Tensor:
         sampler = xEABSampler(model, order=2, steps=cls.nfe, silent=True)
-        batches = []
-        for first in range(0, num, batch_size):
-            with torch.autocast("cpu", torch.bfloat16):
-                batches.append(sampler(sampler.init((min(batch_size, num - first), 1, 28, 28))))
-        return torch.cat(batches).float().clamp(-1, 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            return sampler(sampler.init((num, 1, 28, 28))).float()

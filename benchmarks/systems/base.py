@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.datasets import MNIST
 from tqdm import tqdm
 
@@ -65,6 +65,28 @@ class Peer(System):
     @abstractmethod
     def save(self, path: Path) -> None:
         """Write down the state that :meth:`sample` reads."""
+
+    @classmethod
+    @abstractmethod
+    def model(cls) -> nn.Module:
+        """What was saved is the state of this."""
+
+    @classmethod
+    @abstractmethod
+    def draw(cls, model: nn.Module, num: int) -> Tensor:
+        """``(num, 1, 28, 28)``, about [-1, 1]."""
+
+    @classmethod
+    def parameters_of(cls, path: Path) -> int:
+        return sum(p.numel() for p in cls.model().parameters() if p.requires_grad)
+
+    @classmethod
+    @torch.no_grad()
+    def sample(cls, path: Path, num: int, batch_size: int) -> Tensor:
+        model = cls.model().eval()
+        model.load_state_dict(torch.load(path, weights_only=True))
+        sizes = [min(batch_size, num - first) for first in range(0, num, batch_size)]
+        return torch.cat([cls.draw(model, size) for size in sizes]).clamp(-1, 1)
 
     def batch(self) -> Tensor:
         """The next images, uint8 ``(B, 1, 28, 28)``, drawn with replacement."""

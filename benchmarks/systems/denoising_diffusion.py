@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from ema_pytorch import EMA
-from torch import Tensor
+from torch import Tensor, nn
 
 from systems.base import Peer
 
@@ -45,16 +45,10 @@ class DenoisingDiffusionPytorch(Peer):
         torch.save(copy.deepcopy(self.ema.ema_model).state_dict(), path)
 
     @classmethod
-    def parameters_of(cls, path: Path) -> int:
-        return sum(p.numel() for p in diffusion().parameters() if p.requires_grad)
+    def model(cls) -> nn.Module:
+        return diffusion()
 
     @classmethod
-    @torch.no_grad()
-    def sample(cls, path: Path, num: int, batch_size: int) -> Tensor:
-        sampler = diffusion().eval()
-        sampler.load_state_dict(torch.load(path, weights_only=True))
-        batches = []
-        for first in range(0, num, batch_size):
-            with torch.autocast("cpu", torch.bfloat16):
-                batches.append(sampler.sample(batch_size=min(batch_size, num - first)))
-        return torch.cat(batches).float().clamp(0, 1) * 2 - 1
+    def draw(cls, model: nn.Module, num: int) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model.sample(batch_size=num).float() * 2 - 1

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from systems.base import Peer
 
@@ -62,20 +62,14 @@ class Diffusers(Peer):
         torch.save(averaged.state_dict(), path)
 
     @classmethod
-    def parameters_of(cls, path: Path) -> int:
-        return sum(p.numel() for p in unet().parameters() if p.requires_grad)
+    def model(cls) -> nn.Module:
+        return unet()
 
     @classmethod
-    @torch.no_grad()
-    def sample(cls, path: Path, num: int, batch_size: int) -> Tensor:
-        network = unet().eval()
-        network.load_state_dict(torch.load(path, weights_only=True))
+    def draw(cls, model: nn.Module, num: int) -> Tensor:
         solver = DPMSolverMultistepScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
-        batches = []
-        for first in range(0, num, batch_size):
-            x = torch.randn(min(batch_size, num - first), 1, 28, 28)
-            solver.set_timesteps(cls.nfe)
-            for t in solver.timesteps:
-                x = solver.step(network(x, t).sample, t, x).prev_sample
-            batches.append(x)
-        return torch.cat(batches).clamp(-1, 1)
+        solver.set_timesteps(cls.nfe)
+        x = torch.randn(num, 1, 28, 28)
+        for t in solver.timesteps:
+            x = solver.step(model(x, t).sample, t, x).prev_sample
+        return x

@@ -91,26 +91,19 @@ class Document5(Peer):
         torch.save(self.network.state_dict(), path)
 
     @classmethod
-    def parameters_of(cls, path: Path) -> int:
-        return sum(p.numel() for p in ScoreNet().parameters() if p.requires_grad)
+    def model(cls) -> nn.Module:
+        return ScoreNet()
 
     @classmethod
-    @torch.no_grad()
-    def sample(cls, path: Path, num: int, batch_size: int) -> Tensor:
+    def draw(cls, model: nn.Module, num: int) -> Tensor:
         """By the document's ``ode_sampler``, the one that it draws with in the end."""
-        network = ScoreNet()
-        network.load_state_dict(torch.load(path, weights_only=True))
-        batches = []
-        for first in range(0, num, batch_size):
-            shape = (min(batch_size, num - first), 1, 28, 28)
+        shape = (num, 1, 28, 28)
 
-            def velocity(t: float, x: np.ndarray, shape: tuple[int, ...] = shape) -> np.ndarray:
-                state = torch.from_numpy(x).float().reshape(shape)
-                score = network(state, torch.full(shape[:1], t))
-                return -0.5 * 25.0 ** (2 * t) * score.flatten().double().numpy()
+        def velocity(t: float, x: np.ndarray) -> np.ndarray:
+            score = model(torch.from_numpy(x).float().reshape(shape), torch.full((num,), t))
+            return -0.5 * 25.0 ** (2 * t) * score.flatten().double().numpy()
 
-            start = torch.randn(shape) * marginal_std(torch.ones(1))
-            solved = solve_ivp(velocity, (1.0, 1e-3), start.flatten().numpy(), rtol=1e-5, atol=1e-5, method="RK45")
-            cls.nfe = solved.nfev
-            batches.append(torch.from_numpy(solved.y[:, -1]).float().reshape(shape))
-        return torch.cat(batches).clamp(0, 1) * 2 - 1
+        start = torch.randn(shape) * marginal_std(torch.ones(1))
+        solved = solve_ivp(velocity, (1.0, 1e-3), start.flatten().numpy(), rtol=1e-5, atol=1e-5, method="RK45")
+        cls.nfe = solved.nfev
+        return torch.from_numpy(solved.y[:, -1]).float().reshape(shape) * 2 - 1
