@@ -1,4 +1,8 @@
-"""diffusers: UNet2DModel as in the Hugging Face diffusion course on MNIST, the DDPM loss, its EMA, DDIM."""
+"""diffusers: UNet2DModel with the channels that the Hugging Face diffusion course gives it for MNIST, the DDPM loss.
+
+The course's own network, with two layers a level and attention on 14×14 as well, makes but 353 steps of 64 in ten
+minutes on two CPU cores, and draws noise with strokes in it.
+"""
 
 import copy
 from pathlib import Path
@@ -18,19 +22,19 @@ def unet() -> UNet2DModel:
         sample_size=28,
         in_channels=1,
         out_channels=1,
-        layers_per_block=2,
+        layers_per_block=1,
         block_out_channels=(32, 64, 64),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     )
 
 
 class Diffusers(Peer):
     name = "diffusers"
     settings = (
-        "the course's UNet2DModel for MNIST (32, 64, 64 channels, 2 layers), DDPM ε loss on 1,000 squared-cosine "
-        "times, AdamW 1e-3 by the cosine schedule with 5 % warm-up, batch 64, float32 (faster here than bf16), "
-        "EMAModel with warm-up; DDIM with 50 steps, its estimates of x₀ clipped (the library's default)"
+        "UNet2DModel (32, 64, 64 channels, as in the course; 1 layer a level, attention on 7×7), DDPM ε loss on 1,000 "
+        "squared-cosine times, AdamW 1e-3 by the cosine schedule with 5 % warm-up, batch 64, bf16, EMAModel with "
+        "warm-up; DDIM with 50 steps, its estimates of x₀ clipped (the library's default)"
     )
     batch_size = 64
     nfe = 50
@@ -47,8 +51,9 @@ class Diffusers(Peer):
         x = self.batch() / 127.5 - 1
         noise = torch.randn_like(x)
         t = torch.randint(0, 1000, (len(x),))
-        predicted = self.network(self.schedule.add_noise(x, noise, t), t).sample
-        loss = F.mse_loss(predicted, noise)
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = self.network(self.schedule.add_noise(x, noise, t), t).sample
+        loss = F.mse_loss(predicted.float(), noise)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -72,5 +77,7 @@ class Diffusers(Peer):
         solver.set_timesteps(cls.nfe)
         x = torch.randn(num, 1, 28, 28)
         for t in solver.timesteps:
-            x = solver.step(model(x, t).sample, t, x).prev_sample
+            with torch.autocast("cpu", torch.bfloat16):
+                noise = model(x, t).sample
+            x = solver.step(noise.float(), t, x).prev_sample
         return x
