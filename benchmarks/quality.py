@@ -126,7 +126,7 @@ def page(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.5, 4.2), layout="constrained")
     for name, row in results["systems"].items():
         known = [(minute, value) for minute, value in zip(row["minutes"], row["fid"], strict=True) if value is not None]
         axes.plot(*zip(*known, strict=True), "o-", label=name, linewidth=2.5 if name == "ours" else 1.5)
@@ -137,7 +137,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=130)
 
 

@@ -1,7 +1,9 @@
 """diffusers: UNet2DModel with the channels that the Hugging Face diffusion course gives it for MNIST, the DDPM loss.
 
 The course's own network, with two layers a level and attention on 14×14 as well, makes but 353 steps of 64 in ten
-minutes on two CPU cores, and draws noise with strokes in it.
+minutes on two CPU cores and draws strokes in noise, so it is lighter here. FIDs of 100 samples of it after 911 steps:
+linear β's with this solver 270, with DDIM in 50 steps 974; squared-cosine β's (the course's) 303 and 617, with DDPM's
+own sampling in 50 steps 300.
 """
 
 import copy
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -33,16 +35,16 @@ class Diffusers(Peer):
     name = "diffusers"
     settings = (
         "UNet2DModel (32, 64, 64 channels, as in the course; 1 layer a level, attention on 7×7), DDPM ε loss on 1,000 "
-        "squared-cosine times, AdamW 1e-3 by the cosine schedule with 5 % warm-up, batch 64, bf16, EMAModel with "
-        "warm-up; DDIM with 50 steps, its estimates of x₀ clipped (the library's default)"
+        "linear β's, AdamW 1e-3 by the cosine schedule with 5 % warm-up, batch 64, bf16, EMAModel with "
+        "warm-up; DPMSolverMultistep with 20 steps and dynamic thresholding"
     )
     batch_size = 64
-    nfe = 50
+    nfe = 20
 
     def __init__(self, root: str, steps: int) -> None:
         super().__init__(root, steps)
         self.network = unet()
-        self.schedule = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
+        self.schedule = DDPMScheduler(num_train_timesteps=1000)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3)
         self.rate = get_cosine_schedule_with_warmup(self.optimizer, steps // 20, steps)
         self.ema = EMAModel(self.network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
@@ -72,8 +74,7 @@ class Diffusers(Peer):
 
     @classmethod
     def draw(cls, model: nn.Module, num: int) -> Tensor:
-        # Not DPMSolverMultistepScheduler: it does not clip, and on these times, whose α goes down to 0, it diverges.
-        solver = DDIMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
+        solver = DPMSolverMultistepScheduler(num_train_timesteps=1000, thresholding=True)
         solver.set_timesteps(cls.nfe)
         x = torch.randn(num, 1, 28, 28)
         for t in solver.timesteps:
