@@ -55,7 +55,7 @@ class Denoiser(nn.Module):
         """
         assert self.network is not None
         assert self.parameterization is not None
-        self.sde.check_times(t, len(x))
+        self.sde.check_times(t, x.shape[0])  # not len, which an exported program would take for a constant
         c = self.parameterization.coefficients(self.sde, t)
         raw = self.network(expand(c.input, x) * x, c.noise, **cond)
         return expand(c.skip, x) * x + expand(c.out, x) * raw

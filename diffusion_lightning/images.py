@@ -1,8 +1,9 @@
 """From the model's range back to pictures."""
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,25 @@ if TYPE_CHECKING:  # loaded only where something is plotted
     from matplotlib.figure import Figure
 
 
+SHOWN, EXTENT = 0.99, 1.5
+"""The part of a state's values that may reach this far; samples overshoot [-1, 1] a little, noise by more."""
+
+
 def to_uint8(x: Tensor) -> Tensor:
     """Images in [-1, 1] as 8-bit levels: round(127.5·(x + 1)), values outside limited; uint8, shape of ``x``."""
     return x.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def visible(states: Tensor) -> Tensor:
+    """States on the way from noise to images, ``(…, C, H, W)``, in a range in which noise looks like noise; same shape.
+
+    Each is divided by max(1, q/1.5), where 99 % of its values lie in [-q, q]. So an image about [-1, 1] stays as it is,
+    and Gaussian noise of a standard deviation above 0.58 is shown as such of 0.58, not as black and white. The standard
+    deviation could not tell the two apart: VP noise and a picture of black and white both have 1.
+    """
+    values = states.float().flatten(-3)
+    extent = values.abs().kthvalue(math.ceil(SHOWN * values.shape[-1]), dim=-1, keepdim=True).values
+    return (values / (extent / EXTENT).clamp(min=1)).reshape(states.shape)
 
 
 def image_grid(x: Tensor) -> Tensor:
@@ -47,7 +64,35 @@ def write_png(picture: Tensor, path: Path) -> None:
     """Write a uint8 picture ``(C, H, W)``, C = 1 or 3, as a whole file or not at all; folders are made."""
     from torchvision.transforms.functional import to_pil_image
 
+    image = to_pil_image(picture.cpu())
+    _write_whole(path, lambda part: image.save(part, format="png"))
+
+
+def write_gif(pictures: Sequence[Tensor], path: Path, seconds: Sequence[float]) -> None:
+    """Write an endless animation as a whole file or not at all; folders are made.
+
+    Grey pictures are exact; in others each has the 256 colours that suit it best.
+
+    Args:
+        pictures: uint8 ``(3, H, W)`` each.
+        path: of the file.
+        seconds: how long each is shown, in steps of 10 ms.
+    """
+    from torchvision.transforms.functional import to_pil_image
+
+    is_grey = all(bool((picture == picture[:1]).all()) for picture in pictures)
+    first, *others = (to_pil_image((picture[:1] if is_grey else picture).cpu()) for picture in pictures)
+    settings: dict[str, Any] = {"duration": [round(1000 * time) for time in seconds], "loop": 0}
+    # to save space Pillow would write what has not changed as transparent, and for that colour give up one of 256
+    settings["optimize"] = False
+    _write_whole(path, lambda part: first.save(part, format="gif", save_all=True, append_images=others, **settings))
+
+
+def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    to_pil_image(picture.cpu()).save(part, format="png")
-    part.replace(path)
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

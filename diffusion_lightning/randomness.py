@@ -32,6 +32,7 @@ class Stream(IntEnum):
     DISTANCE = 10
     DROPOUT = 11
     AUGMENTATION = 12
+    EVALUATION = 17
 
 
 def global_seed() -> int:

@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from diffusion_lightning.images import image_grid, to_uint8, write_png
+from diffusion_lightning.images import image_grid, to_uint8, visible, write_gif, write_png
 
 
 def test_the_range_maps_to_all_levels():
@@ -11,6 +13,17 @@ def test_the_range_maps_to_all_levels():
     assert torch.equal(to_uint8(levels / 127.5 - 1), levels)
     assert to_uint8(torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0])).tolist() == [0, 0, 128, 255, 255]
     assert to_uint8(torch.zeros(2, 1, 3, 3, dtype=torch.bfloat16)).dtype == torch.uint8
+
+
+def test_images_stay_and_noise_looks_like_noise():
+    generator = torch.Generator().manual_seed(0)
+    black_and_white = torch.randint(2, (3, 28, 28), generator=generator).float() * 2 - 1
+    noise = torch.randn(3, 28, 28, generator=generator)
+    shown = visible(torch.stack([black_and_white, 80 * noise, noise, 0.3 * noise]))
+    assert torch.equal(shown[0], black_and_white)
+    assert torch.allclose(shown[1], shown[2], atol=1e-5)
+    assert 0.55 < shown[1].std() < 0.62
+    assert torch.equal(shown[3], 0.3 * noise)
 
 
 @pytest.mark.parametrize(("number", "across", "down"), [(2, 2, 1), (4, 2, 2), (5, 3, 2), (64, 8, 8), (65, 9, 8)])
@@ -42,3 +55,66 @@ def test_a_png_that_fails_leaves_the_old_one(tmp_path):
     with pytest.raises((ValueError, TypeError)):
         write_png(torch.zeros(7, 4, 4, dtype=torch.uint8), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == before
+
+
+def moving(channels: int, frames: int = 4) -> list[torch.Tensor]:
+    """Pictures of noise ``(3, 9, 7)``, grey ones for a single channel."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (frames, channels, 9, 7), dtype=torch.uint8, generator=generator)
+    return list(noise.expand(-1, 3, -1, -1))
+
+
+def shown(path: Path) -> tuple[list[torch.Tensor], list[int]]:
+    """The pictures of an animation, and how many milliseconds each is shown."""
+    with Image.open(path) as file:
+        assert file.info["loop"] == 0  # for ever
+        found, times = [], []
+        for i in range(file.n_frames):
+            file.seek(i)
+            found.append(torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1))
+            times.append(file.info["duration"])
+    return found, times
+
+
+def test_a_grey_animation_is_exact(tmp_path):
+    pictures = moving(1)
+    write_gif(pictures, tmp_path / "new" / "a.gif", [0.1, 0.2, 0.05, 2.0])
+    found, times = shown(tmp_path / "new" / "a.gif")
+    assert len(found) == 4
+    assert all(torch.equal(a, b) for a, b in zip(found, pictures, strict=True))
+    assert times == [100, 200, 50, 2000]
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.gif"]
+
+
+def test_pictures_that_share_pixels_and_have_all_levels_are_exact(tmp_path):
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).expand(3, -1, -1)
+    other = levels.clone()
+    other[:, 4:9, 3:7] = other[:, 4:9, 3:7].flip(1)
+    write_gif([levels, other, levels], tmp_path / "a.gif", [0.1, 0.1, 1.0])
+    found, _ = shown(tmp_path / "a.gif")
+    assert all(torch.equal(a, b) for a, b in zip(found, (levels, other, levels), strict=True))
+
+
+def test_a_colour_animation_has_its_own_colours_in_each_picture(tmp_path):
+    few = moving(3)  # 63 colours each
+    write_gif(few, tmp_path / "few.gif", [0.1] * 4)
+    assert all(torch.equal(a, b) for a, b in zip(shown(tmp_path / "few.gif")[0], few, strict=True))
+    level = torch.linspace(0, 255, 64)
+    smooth = torch.stack([level[:, None].expand(64, 64), level[None].expand(64, 64), torch.full((64, 64), 90.0)])
+    write_gif([smooth.byte(), 255 - smooth.byte()], tmp_path / "smooth.gif", [0.1, 1.0])
+    found, _ = shown(tmp_path / "smooth.gif")
+    assert (found[0].float() - smooth.byte().float()).abs().mean() < 6
+
+
+def test_an_animation_of_one_picture(tmp_path):
+    write_gif(moving(1, 1), tmp_path / "a.gif", [2.0])
+    with Image.open(tmp_path / "a.gif") as file:
+        assert torch.equal(torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1), moving(1, 1)[0])
+
+
+def test_an_animation_that_fails_leaves_the_old_one(tmp_path):
+    write_gif(moving(1), tmp_path / "a.gif", [0.1] * 4)
+    before = (tmp_path / "a.gif").read_bytes()
+    with pytest.raises((ValueError, TypeError)):
+        write_gif([torch.zeros(7, 4, 4, dtype=torch.uint8), *moving(3)], tmp_path / "a.gif", [0.1] * 5)
+    assert (tmp_path / "a.gif").read_bytes() == before

@@ -5,20 +5,20 @@ import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from tqdm import tqdm
 
+from diffusion_lightning.progress import use_standard_error
 
-class TrainingProgressBar(TQDMProgressBar):
+
+class _RateAndTimeLeft(ProgressBar):
     """Shows the loss, images/s over all processes, and ``left``, the time until the last epoch ends.
 
     Both come from the time that training steps took in this epoch so far; validation and sampling are not in them.
     """
 
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=1 if sys.stderr.isatty() else 50)
-        self._epoch_start = 0.0
-        self._seconds_per_batch: float | None = None
+    _epoch_start = 0.0
+    _seconds_per_batch: float | None = None
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer, *_)
@@ -51,3 +51,21 @@ class TrainingProgressBar(TQDMProgressBar):
         if trainer.max_steps != -1:
             left.append((trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
         return max(0, min(left)) if left else None
+
+
+class TrainingProgressBar(_RateAndTimeLeft, TQDMProgressBar):
+    """Plain text, for log files too: the loss, images/s over all processes, and ``left``, until the last epoch ends.
+
+    Both come from the time that training steps took in this epoch so far; validation and sampling are not in them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stderr.isatty() else 50)
+
+
+class TerminalProgressBar(_RateAndTimeLeft, RichProgressBar):
+    """As :class:`TrainingProgressBar`, by rich on a terminal; the bars of sampling and of metrics stand below it."""
+
+    def __init__(self) -> None:
+        use_standard_error()
+        super().__init__(refresh_rate=10, console_kwargs={"stderr": True})

@@ -53,7 +53,7 @@ class Sampler(ABC):
         bar: tqdm,
         *,
         generator: torch.Generator | None,
-        trajectory: bool,
+        trajectory: bool | int,
         **cond: Any,
     ) -> Tensor:
         """The algorithm: from the state ``x`` at T to samples, as :meth:`__call__` returns them."""
@@ -75,7 +75,7 @@ class Sampler(ABC):
         x_T: Tensor | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
-        trajectory: bool = False,
+        trajectory: bool | int = False,
         **cond: Any,
     ) -> Tensor:
         """Draw samples.
@@ -86,20 +86,23 @@ class Sampler(ABC):
             x_T: the start at time T, of that shape; a draw from the prior if left out.
             generator: draws the start and the noise of each step.
             progress: show a bar with rate and time left.
-            trajectory: return every state instead of the last.
+            trajectory: return every state instead of the last; a number n of at least 2: n of them, evenly spread, the
+                start and the samples among them. Only those are held, except by the ODE's fixed-step methods.
             cond: passed to the denoiser, such as ``labels`` ``(B,)``.
 
         Returns:
-            The samples, ``shape``; with ``trajectory=True`` ``(frames, *shape)``, the first frame the start.
+            The samples, ``shape``; with ``trajectory`` ``(frames, *shape)``, the first frame the start.
 
         Raises:
-            ValueError: if the sampler does not fit the SDE, ``x_T`` has another shape or is not finite, or a condition
-                is not one for each example.
+            ValueError: if the sampler does not fit the SDE, ``x_T`` has another shape or is not finite, a condition is
+                not one for each example, or a trajectory of fewer than two states is asked for.
         """
         self.check(denoiser.sde)
         if min(shape) < 1:
             raise ValueError(f"shape={tuple(shape)}: every size must be at least 1")
         check_conditions(cond, shape[0])
+        if not isinstance(trajectory, bool) and not (trajectory >= 2 and trajectory % 1 == 0):
+            raise ValueError(f"trajectory={trajectory}: must be at least 2, the start and the samples, or True for all")
         if x_T is None:
             x_T = denoiser.sde.prior(shape, device=denoiser.device, generator=generator)
         elif tuple(x_T.shape) != tuple(shape):
@@ -157,17 +160,19 @@ class StepSampler(Sampler):
         bar: tqdm,
         *,
         generator: torch.Generator | None,
-        trajectory: bool,
+        trajectory: bool | int,
         **cond: Any,
     ) -> Tensor:
         # allocated once: a list of 1,000 frames and its stack would hold everything twice
-        frames = x.new_empty(self.num_steps(denoiser.sde) + 1, *x.shape) if trajectory else None
+        kept = kept_states(self.num_steps(denoiser.sde) + 1, trajectory) if trajectory else []
+        place = {step: i for i, step in enumerate(kept)}
+        frames = x.new_empty(len(kept), *x.shape) if trajectory else None
         if frames is not None:
             frames[0] = x
         for step, state in enumerate(self.iterate(denoiser, x, generator, **cond), start=1):
             x = state
-            if frames is not None:
-                frames[step] = x
+            if frames is not None and step in place:
+                frames[place[step]] = x
             bar.update()
         return x if frames is None else frames
 
@@ -179,3 +184,12 @@ def intervals(times: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor, bool]
     """The steps (t, s, is_last) from each time to the next, t > s, each time repeated to ``(batch,)``."""
     for i in range(len(times) - 1):
         yield times[i].expand(batch), times[i + 1].expand(batch), i == len(times) - 2
+
+
+def kept_states(count: int, trajectory: bool | int) -> list[int]:
+    """Which of ``count`` states a trajectory has: all, or of a number n evenly many: round(i·(count − 1)/(n − 1)).
+
+    There i = 0 … n − 1, so the first and the last state are among them; all if there are no more than n.
+    """
+    size = count if isinstance(trajectory, bool) else min(trajectory, count)
+    return torch.linspace(0, count - 1, size, dtype=torch.float64).round().long().tolist()

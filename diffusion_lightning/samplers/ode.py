@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.progress import progress_bar
-from diffusion_lightning.samplers.base import Sampler
+from diffusion_lightning.samplers.base import Sampler, kept_states
 from diffusion_lightning.sde import SDE
 
 AdaptiveMethod = Literal["dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"]
@@ -141,12 +141,14 @@ class ProbabilityFlowODE(Sampler):
         bar: tqdm,
         *,
         generator: torch.Generator | None,
-        trajectory: bool,
+        trajectory: bool | int,
         **cond: Any,
     ) -> Tensor:
         times = self.times(denoiser.sde, self.steps, x)
-        if self.method in get_args(AdaptiveMethod) and not trajectory:
-            times = times[[0, -1]]
+        kept = kept_states(len(times), trajectory) if trajectory else [0, self.steps]
+        is_adaptive = self.method in get_args(AdaptiveMethod)
+        if is_adaptive:  # whose steps do not depend on the times at which the state is asked for
+            times = times[kept]
 
         def velocity(t: Tensor, x: Tensor) -> Tensor:
             return denoiser.probability_flow(x, t.to(x).expand(len(x)), **cond)
@@ -156,7 +158,9 @@ class ProbabilityFlowODE(Sampler):
         )
         if self.denoise:
             states[-1] = denoiser.denoise(states[-1], times[-1].expand(len(x)), **cond)
-        return states if trajectory else states[-1]
+        if not trajectory:
+            return states[-1]
+        return states if is_adaptive or len(kept) == len(states) else states[kept]
 
     def bar(self, sde: SDE, disable: bool) -> tqdm:
         return progress_bar(total=100.0, desc=f"{type(self).__name__} ({self.method})", unit="%", disable=disable)

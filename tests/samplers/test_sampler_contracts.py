@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from diffusion_lightning.samplers import (
     Sampler,
 )
 from diffusion_lightning.samplers.ancestral import posterior
-from diffusion_lightning.samplers.base import StepSampler
+from diffusion_lightning.samplers.base import StepSampler, kept_states
 from diffusion_lightning.samplers.euler_maruyama import reverse_step
 from diffusion_lightning.sde import SDE, VPSDE, DiscreteVESDE, DiscreteVPSDE, KarrasSDE
 
@@ -166,6 +167,58 @@ def test_a_trajectory_runs_from_the_start_to_the_result(kind: str, shape: tuple[
     assert torch.equal(frames[0], x_T)
     torch.testing.assert_close(frames[-1], sampler(denoiser, shape, x_T=x_T, generator=generator(2)))
     assert (frames[1:] - frames[:-1]).flatten(1).abs().amax(1).min() > 0  # every frame is another state
+
+
+@every_sampler
+def test_a_part_of_a_trajectory_is_of_the_same_states(kind: str) -> None:
+    denoiser = Denoiser(Network(), VPSDE(), NoisePrediction())
+    sampler = build(kind)
+    whole = sampler(denoiser, SHAPE, generator=generator(2), trajectory=True)
+    for frames in (2, 3, len(whole), 100):
+        part = sampler(denoiser, SHAPE, generator=generator(2), trajectory=frames)
+        torch.testing.assert_close(part, whole[kept_states(len(whole), frames)])
+
+
+@pytest.mark.parametrize(
+    ("states", "frames", "expected"),
+    [
+        (11, 3, [0, 5, 10]),
+        (19, 10, list(range(0, 19, 2))),
+        (1001, 2, [0, 1000]),
+        (3, 10, [0, 1, 2]),
+        (8, 4, [0, 2, 5, 7]),
+        (4, True, [0, 1, 2, 3]),
+    ],
+)
+def test_states_from_the_first_to_the_last_evenly(states: int, frames: int, expected: list[int]) -> None:
+    assert kept_states(states, frames) == expected
+
+
+def test_no_more_states_are_held_than_are_asked_for() -> None:
+    held: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    class Watched(EulerMaruyama):
+        def iterate(self, *args: Any, **kwargs: Any) -> Iterator[Tensor]:
+            nonlocal most
+            for state in super().iterate(*args, **kwargs):
+                held.append(weakref.ref(state))
+                most = max(most, sum(state() is not None for state in held))
+                yield state
+
+    denoiser = Denoiser(Flat(), VPSDE(), NoisePrediction())
+    part = Watched(100)(denoiser, SHAPE, generator=generator(), trajectory=4)
+    assert len(held) == 100
+    assert most <= 3  # the one before it, and what the caller has not let go of yet
+    assert part.shape == (4, *SHAPE)
+    assert part.untyped_storage().nbytes() == part.nbytes
+
+
+@pytest.mark.parametrize("frames", [0, 1, -3, 2.5])
+def test_a_trajectory_of_less_than_two_states_is_refused(frames: Any) -> None:
+    denoiser = Denoiser(Flat(), VPSDE(), NoisePrediction())
+    with pytest.raises(ValueError, match=rf"trajectory={frames}: must be at least 2"):
+        EulerMaruyama(3)(denoiser, SHAPE, trajectory=frames)
 
 
 class Flat(nn.Module):
