@@ -46,7 +46,7 @@ class Bare(ScoreModule):
         if not self.bare:
             super().on_train_batch_start(batch, batch_idx)
 
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
         if not self.bare:
             return super().training_step(batch, batch_idx)
         x, labels = batch

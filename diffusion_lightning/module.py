@@ -164,7 +164,7 @@ class ScoreModule(LightningModule):
             self.skipped_steps = self._resumed["skipped_steps"]
             self._skipped_in_a_row = self._resumed["skipped_in_a_row"]
             self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._resumed["metrics"].items()})
-            self._epoch_losses = self._own_part(self._resumed["epoch_losses"])
+            self._epoch_losses = self.own_part(self._resumed["epoch_losses"])
         self._resumed = {}
 
     def configure_model(self) -> None:
@@ -185,8 +185,11 @@ class ScoreModule(LightningModule):
         if batch_idx == 0 or self._epoch_losses is None:
             self._epoch_losses = torch.zeros(2, device=self.device)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The batch's mean loss; a batch is ``(x (B, …) in [-1, 1], labels (B,))``."""
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """The batch's mean ``loss``, and for callbacks the ``losses`` and ``times`` ``(B,)`` behind it, detached.
+
+        A batch is ``(x (B, …) in [-1, 1], labels (B,))``.
+        """
         x, labels = batch
         if self.shape is None:
             self._set_shape(x.shape[1:])
@@ -199,7 +202,8 @@ class ScoreModule(LightningModule):
             )
         drawn = self._draw(x, len(x), derive_seed(*stand, Stream.STEP))
         self.last_times = drawn[0]
-        loss = self.objective(self.denoiser, x, drawn=drawn, **condition).mean()
+        losses = self.objective(self.denoiser, x, drawn=drawn, **condition)
+        loss = losses.mean()
         finite = loss.detach().isfinite()
         assert self._epoch_losses is not None
         self._epoch_losses += torch.where(finite, torch.stack((loss.detach() * len(x), finite * len(x))), 0.0)
@@ -209,7 +213,7 @@ class ScoreModule(LightningModule):
         self.log("train/loss_step", logged, prog_bar=True)
         # a loss that is not finite makes every gradient so, and thereby, once the processes have added them up, those
         # of all: they skip this step together
-        return loss * torch.where(finite, 1.0, torch.nan)
+        return {"loss": loss * torch.where(finite, 1.0, torch.nan), "losses": losses.detach(), "times": drawn[0]}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log how many steps have been skipped so far."""
@@ -288,20 +292,24 @@ class ScoreModule(LightningModule):
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log the loss at times and noise that are the same in every epoch, so that epochs compare."""
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Log the loss at times and noise that are the same in every epoch, so that epochs compare.
+
+        Returns the ``losses`` and ``times`` ``(B,)`` behind it.
+        """
         x, labels = batch
         # the last batch is smaller: it draws as much as the others, for how much falls to it depends on the processes
         size = max(len(x), getattr(self.trainer.datamodule, "batch_size", 0))  # type: ignore[attr-defined]
         drawn = self._draw(x, size, derive_seed(global_seed(), 0, batch_idx, Stream.VALIDATION))
         with self.ema_weights():
-            loss = self.objective(self.denoiser, x, drawn=drawn, **self.condition(labels)).mean()
+            losses = self.objective(self.denoiser, x, drawn=drawn, **self.condition(labels))
         name = "test/loss" if self.trainer.testing else "val/loss"
-        self.log(name, loss, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(x))
+        self.log(name, losses.mean(), on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(x))
+        return {"losses": losses, "times": drawn[0]}
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """As :meth:`validation_step`, logged as ``test/loss``."""
-        self.validation_step(batch, batch_idx)
+        return self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """One sample for each index of ``batch`` ``(B,)``, by the module's sampler."""
@@ -329,7 +337,7 @@ class ScoreModule(LightningModule):
         *,
         batch_size: int = 256,
         progress: bool = False,
-        trajectory: bool = False,
+        trajectory: bool | int = False,
     ) -> Tensor:
         """Draw samples with the EMA weights, at the trainer's precision if there is a trainer.
 
@@ -340,10 +348,11 @@ class ScoreModule(LightningModule):
             generator: draws the starts and the steps' noise.
             batch_size: how many are drawn at once.
             progress: show bars, of the images and of each batch's steps.
-            trajectory: return every state instead of the last.
+            trajectory: return every state instead of the last; a number of at least 2: so many of them, evenly spread,
+                the start and the samples among them.
 
         Returns:
-            ``(num, *shape)`` float32 on the module's device, about [-1, 1]; with ``trajectory=True``
+            ``(num, *shape)`` float32 on the module's device, about [-1, 1]; with ``trajectory``
             ``(frames, num, *shape)``, the first frame the starts, the last the samples.
 
         Raises:
@@ -418,9 +427,9 @@ class ScoreModule(LightningModule):
             rank_zero_warn(f"step {self.global_step}: the loss or its gradient is not finite; the step is skipped")
         optimizer.zero_grad(set_to_none=True)
 
-    def _own_part(self, epoch_losses: list[list[float]]) -> Tensor:
-        """This process's part of what the processes had; of another number of processes, the first takes all."""
-        parts = torch.tensor(epoch_losses, device=self.device)
+    def own_part(self, of_processes: list[Any]) -> Tensor:
+        """This process's of the numbers that each process had; of another number of processes, the first takes all."""
+        parts = torch.tensor(of_processes, device=self.device)
         if len(parts) == self.trainer.world_size:
             return parts[self.global_rank]
         return parts.sum(0) if self.global_rank == 0 else torch.zeros_like(parts[0])

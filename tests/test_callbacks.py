@@ -30,7 +30,7 @@ from diffusion_lightning import (
 )
 from diffusion_lightning.callbacks import progress
 from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, leave_picture, share
-from diffusion_lightning.images import image_grid, to_uint8
+from diffusion_lightning.images import image_grid, to_uint8, visible
 from diffusion_lightning.metrics.features import DigitFeatures
 from diffusion_lightning.metrics.fid import ReferenceFID
 from diffusion_lightning.randomness import Stream, derive_seed
@@ -135,6 +135,8 @@ def test_numbers_below_one_are_named():
             make(batch_size=-1)
     with pytest.raises(ValueError, match="num_samples=0: must be at least 1"):
         SampleGrid(num_samples=0)
+    with pytest.raises(ValueError, match="animate='yes': must be one of never, last, always"):
+        SampleGrid(animate="yes")
     with pytest.raises(ValueError, match="num_samples=1: must be at least 2"):
         FIDCallback(num_samples=1)
 
@@ -164,6 +166,58 @@ def test_the_noise_is_the_same_each_time(make_module, fit):
     fit(SampleGrid(EulerMaruyama(3), num_samples=4), module=frozen, max_epochs=2)
     first, second = sorted((fit.folder / "samples").iterdir())
     assert first.read_bytes() == second.read_bytes()
+
+
+def frames(path: Path) -> tuple[list[Tensor], list[int]]:
+    """The pictures of an animation, and how many milliseconds each is shown."""
+    found, times = [], []
+    with Image.open(path) as file:
+        for i in range(file.n_frames):
+            file.seek(i)
+            found.append(torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1))
+            times.append(file.info["duration"])
+    return found, times
+
+
+def test_the_last_grid_is_animated_on_its_way_out_of_the_noise(make_module, fit):
+    module = make_module(ema_decay=0.5)
+    fit(SampleGrid(EulerMaruyama(50), 5, batch_size=2, animate="last"), module=module, max_epochs=2)
+    names = sorted(path.name for path in (fit.folder / "samples").iterdir())
+    assert names == ["epoch=0000.png", "epoch=0001.gif", "epoch=0001.png"]
+    found, times = frames(fit.folder / "samples" / "epoch=0001.gif")
+    assert times == [100] * 39 + [2000]
+    assert torch.equal(found[-1], pixels(fit.folder / "samples" / "epoch=0001.png"))
+
+    generator = torch.Generator().manual_seed(derive_seed(0, 0, Stream.GRID))
+    states = module.sample(EulerMaruyama(50), 5, generator=generator, batch_size=2, trajectory=True)
+    assert states[0].std() > 70
+    for i in (0, 1, 20, 38):
+        assert torch.equal(found[i], image_grid(visible(states[round(i * 50 / 39)])))
+    assert torch.equal(found[-1], image_grid(states[-1]))
+
+
+def test_every_grid_is_animated_or_none(make_module, fit):
+    frozen = make_module(optimizer=FROZEN)
+    sampler = EulerMaruyama(2)
+    always = SampleGrid(sampler, num_samples=2, animate="always")
+    never = SampleGrid(sampler, num_samples=2, name="never")
+    fit(always, never, module=frozen, max_epochs=2)
+    first, second = sorted((fit.folder / "samples").glob("*.gif"))
+    assert first.read_bytes() == second.read_bytes()  # the same noise
+    assert frames(first)[1] == [400, 400, 2000]
+    assert not list((fit.folder / "never").glob("*.gif"))
+    for epoch in range(2):  # being animated changes no grid
+        one, other = (fit.folder / name / f"epoch=000{epoch}.png" for name in ("samples", "never"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_training_that_is_stopped_ends_with_an_animation(fit):
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            trainer.should_stop = True
+
+    fit(SampleGrid(num_samples=2, every_n_epochs=5, animate="last"), Stop(), max_epochs=9, min_epochs=0)
+    assert sorted(path.name for path in (fit.folder / "samples").iterdir()) == ["epoch=0000.gif", "epoch=0000.png"]
 
 
 def test_grids_every_n_epochs_and_after_the_last(fit):
@@ -325,7 +379,9 @@ def test_features_by_the_data_or_by_name(make_module, make_trainer, make_data):
 
     assert made("auto", make_data()).name == "fid/mnist@4"
     assert isinstance(made("mnist", make_data())._fid.metric.inception, DigitFeatures)
-    with pytest.raises(ValueError, match="feature='nonsense': must be 'auto', 'inception', 'mnist' or a module"):
+    with pytest.raises(
+        ValueError, match="feature='nonsense': must be 'auto', 'inception', 'inception_tf1', 'mnist' or a module"
+    ):
         made("nonsense", make_data())
     with pytest.raises(ValueError, match=r"LightningDataModule has no fid_reference\(\)"):
         made("auto", LightningDataModule())

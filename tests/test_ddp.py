@@ -149,11 +149,13 @@ def test_they_write_one_run(fitted):
     assert len(best) == 1
     assert names - best == {
         "config.yaml",
+        "environment.yaml",
         "metrics.csv",
         "checkpoints/last.ckpt",
         "checkpoints/previous.ckpt",
         "samples/epoch=0000.png",
         "samples/epoch=0001.png",
+        "samples/epoch=0001.gif",
     }
     with Image.open(fitted.folder / "samples" / "epoch=0001.png") as picture:
         assert picture.size == (3 * 30 + 2, 2 * 30 + 2)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffusion_lightning import EulerMaruyama, Heun, RunLogger, SampleGrid, ScoreModule, UNet, WandbLogger
 from diffusion_lightning.callbacks import DenoisingProcess
-from diffusion_lightning.callbacks.denoising_process import pick, strips, visible
+from diffusion_lightning.callbacks.denoising_process import strips
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.randomness import Stream, derive_seed
 
@@ -58,32 +58,7 @@ def test_a_modules_trajectory_from_prior_to_sample(make_module):
     assert torch.equal(states[0, :2], first_batch)
 
 
-# ---- the parts of the picture
-
-
-@pytest.mark.parametrize(
-    ("states", "frames", "expected"),
-    [
-        (11, 3, [0, 5, 10]),
-        (19, 10, list(range(0, 19, 2))),
-        (1001, 2, [0, 1000]),
-        (3, 10, [0, 1, 2]),
-        (8, 4, [0, 2, 5, 7]),
-    ],
-)
-def test_frames_from_the_first_to_the_last_evenly(states, frames, expected):
-    assert pick(torch.arange(states), frames).tolist() == expected
-
-
-def test_images_stay_and_noise_looks_like_noise():
-    generator = torch.Generator().manual_seed(0)
-    black_and_white = torch.randint(2, (3, 28, 28), generator=generator).float() * 2 - 1
-    noise = torch.randn(3, 28, 28, generator=generator)
-    shown = visible(torch.stack([black_and_white, 80 * noise, noise, 0.3 * noise]))
-    assert torch.equal(shown[0], black_and_white)
-    assert torch.allclose(shown[1], shown[2], atol=1e-5)
-    assert 0.55 < shown[1].std() < 0.62
-    assert torch.equal(shown[3], 0.3 * noise)
+# ---- the picture
 
 
 def test_one_row_a_sample_and_time_to_the_right():

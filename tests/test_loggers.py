@@ -312,7 +312,8 @@ def inits(monkeypatch) -> list[dict[str, Any]]:
     def init(**kwargs: Any) -> Any:
         calls.append(kwargs)
         offline = kwargs.get("mode") == "offline"
-        return SimpleNamespace(id=kwargs["id"], offline=offline, url="https://wandb.test/run", dir="here/run/files")
+        run_id = kwargs.get("id", os.environ.get("WANDB_RUN_ID"))  # as W&B does
+        return SimpleNamespace(id=run_id, offline=offline, url="https://wandb.test/run", dir="here/run/files")
 
     def asked(*_: Any, **__: Any) -> None:
         pytest.fail("the user was asked")
@@ -391,6 +392,36 @@ def test_a_resumed_run_keeps_its_id(inits, tmp_path):
     _ = logger.experiment
     assert inits[0]["id"] == "abcd1234"
     assert WandbLogger().version != WandbLogger().version
+
+
+def test_an_agent_of_a_sweep_says_which_run_it_is(inits, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_RUN_ID", "agents12")
+    assert WandbLogger().version == "agents12"
+    assert WandbLogger(id="given").version == "given"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    logger = WandbLogger(project="p", entity="e", tags=["a"])
+    logger.belong_to(RunLogger(tmp_path, "digits"), None)
+    _ = logger.experiment
+    assert inits[0].keys().isdisjoint({"project", "entity", "id"})  # W&B would warn that it ignores them
+    assert (inits[0]["name"], inits[0]["tags"]) == ("digits/version_0", ["a"])
+    assert logger.version == "agents12"
+
+
+def test_the_project_is_the_given_one_else_the_environments(inits, monkeypatch, tmp_path):
+    _ = WandbLogger(save_dir=str(tmp_path)).experiment
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    _ = WandbLogger(save_dir=str(tmp_path)).experiment
+    _ = WandbLogger(project="given", save_dir=str(tmp_path)).experiment
+    assert [call["project"] for call in inits] == ["diffusion_lightning", "theirs", "given"]
+
+
+def test_the_commit_is_that_of_the_working_directory(inits, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    _ = WandbLogger(save_dir=str(tmp_path / "w")).experiment
+    assert inits[0]["settings"]["git_root"] == str(tmp_path)
+    monkeypatch.setenv("WANDB_GIT_ROOT", "/other")
+    _ = WandbLogger().experiment
+    assert "git_root" not in inits[1]["settings"]
 
 
 def test_other_processes_open_no_run(inits, monkeypatch):

@@ -4,8 +4,9 @@ from diffusion_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckp
 from diffusion_lightning.callbacks.denoising_process import DenoisingProcess
 from diffusion_lightning.callbacks.fid import FIDCallback
 from diffusion_lightning.callbacks.graceful_stop import GracefulStop
+from diffusion_lightning.callbacks.loss_by_noise import LossByNoise
 from diffusion_lightning.callbacks.performance import RunReport
-from diffusion_lightning.callbacks.progress import TrainingProgressBar
+from diffusion_lightning.callbacks.progress import TerminalProgressBar, TrainingProgressBar
 from diffusion_lightning.callbacks.sample_grid import SampleGrid
 from diffusion_lightning.callbacks.sample_writer import SampleWriter
 from diffusion_lightning.callbacks.sliced_wasserstein import SlicedWasserstein
@@ -17,10 +18,12 @@ __all__ = [
     "FIDCallback",
     "GracefulStop",
     "LastCheckpoint",
+    "LossByNoise",
     "RunReport",
     "SampleGrid",
     "SampleWriter",
     "SlicedWasserstein",
+    "TerminalProgressBar",
     "TrainingProgressBar",
     "VectorField",
 ]

@@ -1,6 +1,5 @@
 """How samples come out of the noise: a strip of states for each, after an epoch."""
 
-import math
 from pathlib import Path
 
 import torch
@@ -16,13 +15,10 @@ from diffusion_lightning.callbacks.pictures import (
     leave_picture,
 )
 from diffusion_lightning.callbacks.sampling import SamplingCallback
-from diffusion_lightning.images import to_uint8
+from diffusion_lightning.images import to_uint8, visible
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
-
-SHOWN, EXTENT = 0.99, 1.5
-"""The part of a frame's values that may reach this far; samples overshoot [-1, 1] a little, noise by more."""
 
 
 class DenoisingProcess(SamplingCallback):
@@ -31,7 +27,7 @@ class DenoisingProcess(SamplingCallback):
     One row per sample, time running left to right from the start at T to the sample, with equally many of the sampler's
     steps from frame to frame. For at T some processes have a standard deviation of 80, each frame is divided by
     max(1, q/1.5), where 99 % of its values lie in [-q, q]; images are left as they are. The generator is the callback's
-    own and starts anew each time. One process draws, and holds all (steps + 1)·``num_samples`` states for a while.
+    own and starts anew each time. One process draws.
 
     Args:
         sampler: the module's own if left out.
@@ -79,31 +75,14 @@ class DenoisingProcess(SamplingCallback):
     def _draw(self, trainer: Trainer, pl_module: ScoreModule, path: Path) -> None:
         generator = torch.Generator(pl_module.device).manual_seed(derive_seed(global_seed(), Stream.DENOISING))
         states = pl_module.sample(
-            self.sampler, self.num_samples, generator=generator, batch_size=self.num_samples, trajectory=True
+            self.sampler,
+            self.num_samples,
+            generator=generator,
+            batch_size=self.num_samples,
+            trajectory=self.num_frames,
         )
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            leave_picture(trainer, self.name, strips(pick(states, self.num_frames)), path)
-
-
-def pick(states: Tensor, num_frames: int) -> Tensor:
-    """``num_frames`` of the states ``(frames, …)``, the first and the last among them, evenly spaced; or all if fewer.
-
-    Frame i of n is state round(i·(frames − 1)/(n − 1)).
-    """
-    count = min(num_frames, len(states))
-    return states[torch.linspace(0, len(states) - 1, count, dtype=torch.float64).round().long().to(states.device)]
-
-
-def visible(states: Tensor) -> Tensor:
-    """States ``(…, C, H, W)`` brought into a range in which noise looks like noise; same shape.
-
-    Each is divided by max(1, q/1.5), where 99 % of its values lie in [-q, q]. So an image about [-1, 1] stays as it is,
-    and Gaussian noise of a standard deviation above 0.58 is shown as such of 0.58, not as black and white. The standard
-    deviation could not tell the two apart: VP noise and a picture of black and white both have 1.
-    """
-    values = states.float().flatten(-3)
-    extent = values.abs().kthvalue(math.ceil(SHOWN * values.shape[-1]), dim=-1, keepdim=True).values
-    return (values / (extent / EXTENT).clamp(min=1)).reshape(states.shape)
+            leave_picture(trainer, self.name, strips(states), path)
 
 
 def strips(frames: Tensor) -> Tensor:

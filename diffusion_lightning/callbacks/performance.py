@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from diffusion_lightning.callbacks.sampling import Measurement, SamplingCallback
 from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.tables import Summary
 
 PARTS = ("data", "step", "sampling", "evaluation", "checkpoint", "other")
 
@@ -55,7 +56,7 @@ class RunReport(Callback):
         self._ended_epoch: int | None = None
         self._epoch_began: dict[str, float] = {}
         self._results: dict[str, tuple[Tensor, Tensor]] = {}
-        self._summary = ""
+        self._summary: Summary | None = None
 
     # ---- the time of each part
 
@@ -154,14 +155,14 @@ class RunReport(Callback):
 
     # ---- the end
 
-    def summary(self) -> str:
-        """The last ``fit`` as a table of at most eleven lines; empty before its end, and where it failed."""
+    def summary(self) -> Summary | None:
+        """What the last ``fit`` came to; None before its end, and where it failed."""
         return self._summary
 
-    def _summarize(self, trainer: Trainer, pl_module: ScoreModule, seconds: Mapping[str, float]) -> str:
+    def _summarize(self, trainer: Trainer, pl_module: ScoreModule, seconds: Mapping[str, float]) -> Summary:
         in_all = f"{trainer.global_step} in {_epochs(trainer.current_epoch)}"
         if self._first_step is None:
-            return f"Summary\n  steps     none in this part; {in_all} in all"
+            return Summary([("steps", f"none in this part; {in_all} in all")])
         steps = f"{trainer.global_step - self._first_step} in {_epochs(self._epochs)}"
         if self._first_step > 0:
             steps += f"; {in_all} in all"
@@ -170,27 +171,28 @@ class RunReport(Callback):
         total, memory = sum(seconds.values()), peak_memory_gb(pl_module.device)
         ranks = trainer.world_size
         of = f", {self._examples / _training(seconds):,.0f} by each of {ranks} processes" if ranks > 1 else ""
-        lines = [
-            "Summary",
-            f"  steps     {steps}",
-            f"  speed     {self._examples * ranks / _training(seconds):,.0f} examples/s in training{of}",
-        ]
+        speed = f"{self._examples * ranks / _training(seconds):,.0f} examples/s in training{of}"
+        summary = Summary([("steps", steps), ("speed", speed)])
         if memory is not None:
-            lines.append(f"  memory    {memory:.2f} GB at its peak{' in this process' if ranks > 1 else ''}")
+            summary.facts.append(("memory", f"{memory:.2f} GB at its peak{' in this process' if ranks > 1 else ''}"))
         times = {**seconds, "total": total}
-        lines += _aligned(
-            [f"time {tqdm.format_interval(round(total))}", *times],
-            ["  seconds", *(f"{value:.1f}" for value in times.values())],
-            ["  share", *(f"{value / total:.1%}" for value in times.values())],
+        summary.tables.append(
+            [
+                [f"time {tqdm.format_interval(round(total))}", *times],
+                ["seconds", *(f"{value:.1f}" for value in times.values())],
+                ["share", *(f"{value / total:.1%}" for value in times.values())],
+            ]
         )
         if self._results:
             results = sorted(self._results.items())
-            lines += _aligned(
-                ["metric", *(name for name, _ in results)],
-                ["  best", *(f"{best.item():.4g}" for _, (best, _) in results)],
-                ["  last", *(f"{last.item():.4g}" for _, (_, last) in results)],
+            summary.tables.append(
+                [
+                    ["metric", *(name for name, _ in results)],
+                    ["best", *(f"{best.item():.4g}" for _, (best, _) in results)],
+                    ["last", *(f"{last.item():.4g}" for _, (_, last) in results)],
+                ]
             )
-        return "\n".join(lines)
+        return summary
 
 
 class _PartTimes:
@@ -290,14 +292,3 @@ def peak_memory_gb(device: torch.device) -> float | None:
 
 def _epochs(count: int) -> str:
     return f"{count} epoch" + "s" * (count != 1)
-
-
-def _aligned(*rows: Sequence[str]) -> list[str]:
-    """Lines of columns as wide as they must be, the first one flush left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  "
-        + row[0].ljust(max(widths[0], 10))
-        + "".join(f"{cell:>{width + 2}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]

@@ -1,5 +1,7 @@
 """Where callbacks leave their pictures: always on disk, and with every logger that shows pictures."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
@@ -8,8 +10,14 @@ from lightning.pytorch.utilities.rank_zero import WarningCache
 from torch import Tensor
 
 from diffusion_lightning.guest import excused
-from diffusion_lightning.images import write_png
+from diffusion_lightning.images import write_gif, write_png
 from diffusion_lightning.module import ScoreModule
+
+LENGTH, HOLD = 4.0, 2.0
+"""Seconds that an animation takes until its last picture, and those that it then rests."""
+
+SHORTEST, LONGEST = 0.05, 0.4
+"""Seconds that another picture of an animation is shown at least and at most."""
 
 _warnings = WarningCache()
 
@@ -24,30 +32,90 @@ def epoch_path(trainer: Trainer, name: str) -> Path:
     return run_folder(trainer) / name / f"epoch={trainer.current_epoch:04d}.png"
 
 
+def logged_step(trainer: Trainer) -> int:
+    """What loggers call the step that was done last: they count from 0 what ``global_step`` counts from 1."""
+    return max(trainer.global_step - 1, 0)
+
+
 def leave_picture(trainer: Trainer, name: str, picture: Tensor, path: Path) -> None:
     """Write a uint8 picture ``(3, H, W)`` to ``path`` and give it to the loggers as ``name``, with this step's metrics.
 
     If it cannot be written that is warned of, once for its folder, and training goes on.
     """
-    try:
+    with told_of(f"pictures in {path.parent}"):
         write_png(picture, path)
-    except OSError as error:
-        _warnings.warn(f"pictures in {path.parent} cannot be written ({error.strerror}): training goes on")
-    step = max(trainer.global_step - 1, 0)  # loggers count from 0 what global_step counts from 1
     for logger in trainer.loggers:
         with excused(logger):
             if isinstance(logger, WandbLogger) and path.is_file():
-                logger.log_image(name, [str(path)], step=step, caption=[path.stem])
+                show_in_wandb(logger, name, path, logged_step(trainer))
             elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(name, picture, global_step=step)
+                logger.experiment.add_image(name, picture, global_step=logged_step(trainer))
+
+
+def leave_animation(trainer: Trainer, name: str, pictures: Sequence[Tensor], path: Path) -> None:
+    """Write uint8 pictures ``(3, H, W)`` as the GIF ``path`` and give it to the loggers as ``<name>_animation``.
+
+    Its last picture is held for a while. What cannot be written is told as by :func:`leave_picture`.
+    """
+    time = min(max(LENGTH / max(len(pictures) - 1, 1), SHORTEST), LONGEST)
+    with told_of(f"pictures in {path.parent}"):
+        write_gif(pictures, path, [time] * (len(pictures) - 1) + [HOLD])
+    if not path.is_file():
+        return
+    for logger in trainer.loggers:
+        with excused(logger):
+            if isinstance(logger, WandbLogger):
+                show_in_wandb(logger, name, path, logged_step(trainer))
+            elif isinstance(logger, TensorBoardLogger):
+                _animate_in_tensorboard(logger, name, pictures[-1].shape, path, logged_step(trainer))
+
+
+def show_in_wandb(logger: WandbLogger, name: str, path: Path, step: int) -> None:
+    """Give W&B a picture as it is on disk, as ``name``; an animation, a GIF, as ``<name>_animation``."""
+    if path.suffix == ".gif":
+        logger.log_video(_animation(name), [str(path)], step=step, caption=[path.stem])
+    else:
+        logger.log_image(name, [str(path)], step=step, caption=[path.stem])
+
+
+def _animate_in_tensorboard(logger: TensorBoardLogger, name: str, shape: Sequence[int], path: Path, step: int) -> None:
+    """A GIF among the images, which TensorBoard shows moving: what ``add_video`` writes, without the moviepy it needs.
+
+    tensorboardX, which Lightning takes where TensorBoard is not installed, gets none.
+    """
+    try:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+    except ImportError:
+        return
+    channels, height, width = shape
+    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=path.read_bytes())
+    summary = Summary(value=[Summary.Value(tag=_animation(name), image=image)])
+    logger.experiment.file_writer.add_summary(summary, step)
+
+
+def _animation(name: str) -> str:
+    return f"{name}_animation"
+
+
+@contextmanager
+def told_of(what: str) -> Iterator[None]:
+    """Inside, an OSError is warned of, once for each ``what``, and training goes on."""
+    try:
+        yield
+    except OSError as error:
+        _warnings.warn(f"{what} cannot be written ({error.strerror}): training goes on")
+
+
+def ends_here(trainer: Trainer) -> bool:
+    """Whether training ends with this epoch."""
+    last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
+    last_step = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    return last_epoch or last_step or trainer.should_stop
 
 
 def is_due(trainer: Trainer, every_n_epochs: int) -> bool:
     """Whether this epoch's end is an n-th one, or the end of training."""
-    epoch = trainer.current_epoch + 1
-    last_epoch = trainer.max_epochs not in (None, -1) and epoch >= trainer.max_epochs
-    last_step = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-    return epoch % every_n_epochs == 0 or last_epoch or last_step or trainer.should_stop
+    return (trainer.current_epoch + 1) % every_n_epochs == 0 or ends_here(trainer)
 
 
 def example_shape(trainer: Trainer, module: ScoreModule) -> tuple[int, ...] | None:

@@ -10,6 +10,7 @@ from lightning.pytorch import loggers
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from diffusion_lightning.callbacks.pictures import show_in_wandb
 from diffusion_lightning.loggers.run_logger import RunLogger
 from diffusion_lightning.loggers.wandb_file import next_step
 
@@ -26,25 +27,28 @@ class WandbLogger(loggers.WandbLogger):
 
     ``WANDB_MODE`` decides if it is set; ``online`` without a key is still offline, and so is a run whose key is refused
     or that gets no answer within 20 seconds. At the end it uploads for 30 seconds at most, after which the rest can be
-    synced from the disk; ``WANDB_INIT_TIMEOUT`` and ``WANDB_FINISH_TIMEOUT`` set other limits.
+    synced from the disk; ``WANDB_INIT_TIMEOUT`` and ``WANDB_FINISH_TIMEOUT`` set other limits. The git commit that W&B
+    records is that of the working directory, wherever the run's folder lies.
 
     The optimizer step is W&B's own step, with one row each. A row is given away when it is complete, that is with the
     first value of the next step, or at the end. A resumed run gives the rows that W&B has not got, and no other again.
 
+    A run that an agent of a sweep starts belongs to the agent's project, and has the id that the agent gave it.
+
     Args:
-        project: in which the run appears.
+        project: in which the run appears; ``WANDB_PROJECT`` if left out, else ``diffusion_lightning``.
         name: of the run; W&B invents one if left out.
         group: of runs that belong together.
         tags: of the run.
         notes: of the run.
         entity: user or team; the key's owner if left out.
-        id: of the run, to continue one; a resumed checkpoint brings its own.
+        id: of the run, to continue one; a resumed checkpoint brings its own. ``WANDB_RUN_ID`` if left out.
         save_dir: where the files go; the run's folder if left out.
     """
 
     def __init__(
         self,
-        project: str = "diffusion_lightning",
+        project: str | None = None,
         name: str | None = None,
         group: str | None = None,
         tags: Sequence[str] | None = None,
@@ -54,7 +58,9 @@ class WandbLogger(loggers.WandbLogger):
         save_dir: str | None = None,
     ) -> None:
         super().__init__(
-            name=name, save_dir=save_dir or ".", project=project, id=id or secrets.token_hex(4),
+            name=name, save_dir=save_dir or ".",
+            project=project or os.environ.get("WANDB_PROJECT") or "diffusion_lightning",
+            id=id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4),
             group=group, tags=list(tags) if tags is not None else None, notes=notes, entity=entity,
         )  # fmt: skip
         self._wandb_init.pop("anonymous", None)  # W&B warns of it, whatever its value
@@ -122,8 +128,11 @@ class WandbLogger(loggers.WandbLogger):
         """Open the run, offline if it cannot be online."""
         import wandb
 
-        own = {name: value for name, value in PATIENCE.items() if f"WANDB_{name.upper()}" not in os.environ}
-        self._wandb_init["settings"] = own
+        own = {**PATIENCE, "git_root": os.getcwd()}
+        self._wandb_init["settings"] = {n: value for n, value in own.items() if f"WANDB_{n.upper()}" not in os.environ}
+        if "WANDB_SWEEP_ID" in os.environ:  # W&B would warn that it takes them from its agent
+            for name in ("project", "entity", "id"):
+                self._wandb_init.pop(name, None)
         if os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled"):
             _ = super().experiment  # W&B obeys by itself
             return
@@ -146,8 +155,9 @@ class WandbLogger(loggers.WandbLogger):
             step = int(row.pop("step"))
             self.log_metrics(row, step)
             if "train/loss_epoch" in row and "epoch" in row:
-                for path in sorted(Path(run.log_dir).glob(f"*/epoch={int(row['epoch']):04d}.png")):
-                    self.log_image(path.parent.name, [str(path)], step=step, caption=[path.stem])
+                for path in sorted(Path(run.log_dir).glob(f"*/epoch={int(row['epoch']):04d}.*")):
+                    if path.suffix in (".png", ".gif"):
+                        show_in_wandb(self, path.parent.name, path, step)
 
     def _take_leave(self) -> None:
         """After a failure: let W&B end now, instead of with a traceback at the end of the process."""

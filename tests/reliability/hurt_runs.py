@@ -178,7 +178,7 @@ def assert_same_run(run: Path, other: Path, only_here: tuple[tuple[str, int], ..
         assert all(len(set(values)) == 1 for values in by_step.values())
     assert all(len(values) == 1 for values in logged["train/loss_step"].values())
 
-    for pattern in ("samples/*.png", "checkpoints/epoch=*.ckpt"):
+    for pattern in ("samples/*.png", "loss_by_noise/*.png", "*.csv", "checkpoints/epoch=*.ckpt"):
         assert [path.name for path in sorted(run.glob(pattern))] == [path.name for path in sorted(other.glob(pattern))]
-    for picture in run.glob("samples/*.png"):
-        assert picture.read_bytes() == (other / "samples" / picture.name).read_bytes()
+    for path in (*run.glob("samples/*.png"), *run.glob("loss_by_noise/*.png"), *run.glob("loss_by_noise.csv")):
+        assert path.read_bytes() == (other / path.relative_to(run)).read_bytes()

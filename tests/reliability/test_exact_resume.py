@@ -17,6 +17,8 @@ USERS_OWN = (
     "init_args: {every_n_train_steps: 3, save_last: true}}]"
 )
 
+LOSSES = "--trainer.callbacks+=diffusion_lightning.LossByNoise"
+
 
 class Case(NamedTuple):
     options: tuple[str, ...]
@@ -25,7 +27,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "fp32": Case((), ("SIGKILL on_train_batch_end 4", "SIGKILL sample 1", "SIGKILL on_validation_end 2")),
+    "fp32": Case((LOSSES,), ("SIGKILL on_train_batch_end 4", "SIGKILL sample 1", "SIGKILL on_validation_end 2")),
     "bf16, accumulation, workers, SGD": Case(
         (
             "--trainer.precision=bf16-mixed",
@@ -39,7 +41,7 @@ CASES = {
         (f"--trainer.callbacks={USERS_OWN}", "--trainer.val_check_interval=2", f"--model.lr_scheduler={PLATEAU}"),
         ("SIGKILL on_validation_batch_end 5", "SIGKILL on_train_epoch_end 1"),
     ),
-    "two processes": Case((), ("group:SIGKILL on_train_batch_end 4", "group:SIGKILL sample 2"), processes=2),
+    "two processes": Case((LOSSES,), ("group:SIGKILL on_train_batch_end 4", "group:SIGKILL sample 2"), processes=2),
 }
 
 

@@ -37,7 +37,7 @@ trainer:
     - class_path: diffusion_lightning.TensorBoardLogger
   callbacks:
     - class_path: diffusion_lightning.SampleGrid
-      init_args: {num_samples: 2}
+      init_args: {num_samples: 2, animate: always}
 model:
   network: {init_args: {channels: [8], middle_attention: false, embed_dim: 8}}
   sampler: {init_args: {steps: 2}}
@@ -202,8 +202,9 @@ def test_wandb_has_each_step_once_over_all_parts(request, name):
         assert {key: row[key] for key in expected if key != "step"} == {
             k: v for k, v in expected.items() if k != "step"
         }
-    pictures = {row["_step"]: row["samples.captions"] for row in rows if "samples.captions" in row}
-    assert pictures == {step: [f"epoch={epoch:04d}"] for epoch, step in enumerate((2, 5, 8, 11))}
+    for shown in ("samples.captions", "samples_animation.captions"):
+        pictures = {row["_step"]: row[shown] for row in rows if shown in row}
+        assert pictures == {step: [f"epoch={epoch:04d}"] for epoch, step in enumerate((2, 5, 8, 11))}
 
 
 def test_the_parts_are_of_one_run(resumed):
@@ -211,11 +212,12 @@ def test_the_parts_are_of_one_run(resumed):
     run_id = torch.load(resumed.folder / "checkpoints" / "last.ckpt", weights_only=True)[KEY]["run_ids"]["WandbLogger"]
     assert [folder.name.split("-")[-1] for folder in folders] == [run_id] * 3
     assert parts(resumed.folder)[0] == []  # what W&B had not written is in a later part
-    names = [
-        row["samples.filenames"][0] for part in parts(resumed.folder) for row in part if "samples.filenames" in row
-    ]
+    rows = [row for part in parts(resumed.folder) for row in part]
+    names = [row["samples.filenames"][0] for row in rows if "samples.filenames" in row]
+    names += [row["samples_animation.videos"][0]["path"] for row in rows if "samples_animation.videos" in row]
     pictures = [next(path for folder in folders for path in folder.rglob(Path(name).name)) for name in names]
-    expected = sorted((resumed.folder / "samples").iterdir())
+    expected = [path for kind in ("png", "gif") for path in sorted((resumed.folder / "samples").glob(f"*.{kind}"))]
+    assert len(expected) == 8
     assert [path.read_bytes() for path in pictures] == [path.read_bytes() for path in expected]
 
 
@@ -224,6 +226,7 @@ def test_tensorboard_has_no_event_twice(whole, resumed):
     assert found == events(whole.folder / "tensorboard")
     assert found["train/loss_step"] == list(range(12))
     assert found["val/loss"] == found["train/loss_epoch"] == found["samples"] == [2, 5, 8, 11]
+    assert found["samples_animation"] == [2, 5, 8, 11]
     assert len(list(resumed.folder.glob("tensorboard/events.*"))) == 3
 
 
