@@ -36,6 +36,18 @@ def find_pictures(folder: Path) -> list[str]:
     return sorted(names)
 
 
+def pictures_digest(folder: Path, names: Sequence[str], shape: Sequence[int]) -> str:
+    """64 hexadecimal digits that identify pictures of a folder, served as images of this shape.
+
+    Of names, sizes and times, not of pixels: it must not take reading a million pictures to find cached results.
+    """
+    digest = hashlib.sha256(repr(tuple(shape)).encode())
+    for name in names:
+        status = (folder / name).stat()
+        digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+    return digest.hexdigest()
+
+
 def read_picture(path: Path, image_size: int, channels: int) -> Tensor:
     """Decode a picture, resize its shorter side to `image_size` (bicubic, antialiased) and crop the centre.
 
@@ -85,10 +97,10 @@ class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
         index = torch.as_tensor(indices)
         return torch.stack([self._read(self.paths[i]) for i in index.tolist()]), self.labels.index_select(0, index)
 
-    def load(self) -> TensorImages:
-        """All of them in memory, decoded by a pool of threads behind a progress bar."""
+    def load(self, progress: bool = True) -> TensorImages:
+        """All of them in memory, decoded by a pool of threads, behind a progress bar unless told not to."""
         images = torch.empty(len(self), self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        quiet = rank_zero_only.rank != 0  # type: ignore[attr-defined]
+        quiet = not progress or rank_zero_only.rank != 0  # type: ignore[attr-defined]
         bar = progress_bar(total=len(self), desc="reading pictures", unit="picture", disable=quiet)
         with ThreadPoolExecutor() as pool, bar:
             for image, read in zip(images, pool.map(self._read, self.paths), strict=True):
@@ -171,12 +183,7 @@ class ImageFolder(ImageDataModule):
         return (train.load(), held_out.load()) if in_memory else (train, held_out)
 
     def _reference_digest(self) -> str:
-        # Of names, sizes and times, not of pixels: it must not take reading a million pictures to find cached results.
-        digest = hashlib.sha256(repr(self.shape).encode())
-        for name in self._splits[0]:
-            status = (self._root / name).stat()
-            digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
-        return digest.hexdigest()
+        return pictures_digest(self._root, self._splits[0], self.shape)
 
     @property
     def _root(self) -> Path:

@@ -14,6 +14,7 @@ Distances in different features are not comparable; `fingerprint` tells them apa
 """
 
 import hashlib
+from collections.abc import Iterable
 from http.client import HTTPException
 from pathlib import Path
 
@@ -98,6 +99,11 @@ class DigitFeatures(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
+    def logits(self, features: Tensor) -> Tensor:
+        """The classifier's logits (N, 10) from its features (N, 128)."""
+        return self.classifier.head(features)
+
+    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         _check_images(images)
         with torch.autocast(images.device.type, enabled=False):
@@ -113,11 +119,14 @@ class InceptionFeatures(nn.Module):
     """The 2048 pooled features of the Inception network of the original FID, as in torchmetrics and torch-fidelity.
 
     Called on uint8 images (N, C, H, W) in 0..255, C 1 or 3, it returns float32 (N, 2048); gray is repeated to RGB, and
-    the network resizes to 299 × 299. It has no gradients, never leaves evaluation mode, and computes in float32 under
-    autocast too.
+    the network resizes to 299 × 299, either by antialiased bilinear interpolation, as torchmetrics does, or as
+    TensorFlow 1 did, as nearly all published statistics were made; distances in one do not compare with the other's.
+    It has no gradients, never leaves evaluation mode, and computes in float32 under autocast too.
 
     Args:
         weights: a local copy of torch-fidelity's weights; None downloads them into torch.hub's cache, once.
+        antialias: whether resizing is antialiased; else it is TensorFlow 1's, whose pixels' corners, not centres, are
+            aligned.
 
     Raises:
         FileNotFoundError: when there is no file `weights`.
@@ -127,7 +136,7 @@ class InceptionFeatures(nn.Module):
 
     num_features: int = 2048
 
-    def __init__(self, weights: str | None = None) -> None:
+    def __init__(self, weights: str | None = None, antialias: bool = True) -> None:
         super().__init__()
         # Imported here, for torchmetrics takes seconds and the digits' features do without it.
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
@@ -136,7 +145,9 @@ class InceptionFeatures(nn.Module):
         if weights is not None and not Path(weights).is_file():
             raise FileNotFoundError(f"feature_weights: there is no file {weights}")
         try:
-            self.inception = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)], weights)
+            self.inception = NoTrainInceptionV3(
+                "inception-v3-compat", [str(self.num_features)], weights, antialias=antialias
+            )
         except (OSError, HTTPException) as error:  # urllib's URLError is an OSError
             if weights is not None:
                 raise
@@ -149,6 +160,15 @@ class InceptionFeatures(nn.Module):
         """Stays in evaluation mode, whatever `mode`."""
         return super().train(False)
 
+    def extra_repr(self) -> str:
+        """The resizing is part of the fingerprint; the antialiased one keeps the name it has always had."""
+        return "" if self.inception.use_antialias else "antialias=False"
+
+    @torch.no_grad()
+    def logits(self, features: Tensor) -> Tensor:
+        """The network's logits (N, 1008) from its features (N, 2048), without the bias, as published scores have it."""
+        return features @ self.inception.fc.weight.T
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         _check_images(images)
@@ -159,6 +179,13 @@ class InceptionFeatures(nn.Module):
 def inception_features(weights: str | None) -> nn.Module:
     """`InceptionFeatures` from the file `weights`, or downloaded when it is None; raises as it does."""
     return InceptionFeatures(weights)
+
+
+def extract_features(network: nn.Module, batches: Iterable[Tensor]) -> Tensor:
+    """The features (N, F), on the CPU, of uint8 images in batches (B, C, H, W), each moved to the network's device."""
+    tensor = next(iter(network.state_dict().values()), None)
+    device = torch.device("cpu") if tensor is None else tensor.device
+    return torch.cat([network(batch.to(device)).cpu() for batch in batches])
 
 
 def fingerprint(module: nn.Module) -> str:

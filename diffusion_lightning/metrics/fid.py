@@ -19,7 +19,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from diffusion_lightning.metrics.features import DigitFeatures, InceptionFeatures, fingerprint
 
-FeatureName = Literal["inception", "mnist"]
+FeatureName = Literal["inception", "inception_tf1", "mnist"]
 
 
 def default_cache() -> Path:
@@ -31,22 +31,25 @@ def build_features(feature: FeatureName | nn.Module, weights: str | None = None)
     """The feature network and the name that results carry.
 
     Args:
-        feature: ``"inception"``, ``"mnist"`` or a module: uint8 images ``(B, C, H, W)`` → features ``(B, F)``.
-        weights: local file of the inception network's weights; downloaded if left out.
+        feature: ``"inception"``, ``"inception_tf1"`` (resized as for published statistics), ``"mnist"`` or a module:
+            uint8 images ``(B, C, H, W)`` → features ``(B, F)``.
+        weights: local file of the inception networks' weights; downloaded if left out.
 
     Raises:
         ValueError: for another name, or weights given for a network that has its own.
     """
     if isinstance(feature, nn.Module):
         return type(feature).__name__.lower(), feature
-    if weights is not None and feature != "inception":
+    if weights is not None and feature not in ("inception", "inception_tf1"):
         raise ValueError(f"feature_weights={weights!r}: only feature='inception' takes weights, not {feature!r}")
     match feature:
         case "mnist":
             return "mnist", DigitFeatures()
         case "inception":
             return "inception", InceptionFeatures(weights)
-    raise ValueError(f"feature={feature!r}: must be 'auto', 'inception', 'mnist' or a module")
+        case "inception_tf1":
+            return "inception_tf1", InceptionFeatures(weights, antialias=False)
+    raise ValueError(f"feature={feature!r}: must be 'auto', 'inception', 'inception_tf1', 'mnist' or a module")
 
 
 class ReferenceFID:
@@ -88,6 +91,21 @@ class ReferenceFID:
             part.replace(path)
         except OSError:
             pass  # a cache that cannot be written costs time, not results
+
+    def set_moments(self, mean: Tensor, covariance: Tensor) -> None:
+        """Take a mean ``(F,)`` and a covariance ``(F, F)``, float64, for those of the real images' features.
+
+        Raises:
+            ValueError: if they are not of as many features as the network's.
+        """
+        expected = self.metric.real_features_cov_sum.shape
+        if (len(mean), *covariance.shape) != (expected[0], *expected):
+            raise ValueError(f"{len(mean)} features given: must be {expected[0]}, as many as the network's")
+        device = self.metric.device
+        # the sums of two images that have these moments; torchmetrics keeps sums
+        self.metric.real_features_sum = 2 * mean.double().to(device)
+        self.metric.real_features_cov_sum = (covariance + 2 * torch.outer(mean, mean)).double().to(device)
+        self.metric.real_features_num_samples = torch.tensor(2, device=device)
 
     def update(self, images: Tensor) -> None:
         """Add generated images, uint8 ``(B, C, H, W)``."""

@@ -196,6 +196,11 @@ class TestDigitFeatures:
             torch.set_default_dtype(torch.float32)
         torch.testing.assert_close(out, features(digits[0][:8]), rtol=1e-5, atol=1e-5)
 
+    def test_logits_are_those_of_the_classifier(self, features: DigitFeatures, digits: tuple[Tensor, Tensor]) -> None:
+        images = digits[0][:64]
+        torch.testing.assert_close(features.logits(features(images)), features.classifier(images / 127.5 - 1))
+        assert not features.logits(features(images)).requires_grad
+
     def test_refuses_other_images(self, features: DigitFeatures) -> None:
         with pytest.raises(TypeError, match=r"uint8.*float32"):
             features(torch.zeros(2, 1, 28, 28))
@@ -271,6 +276,26 @@ class TestInceptionFeatures:
             torch.testing.assert_close(features(gray), out, rtol=0, atol=0)
         with pytest.raises(TypeError, match="uint8"):
             features(gray.float())
+
+    def test_logits_are_those_without_bias(self, inception_file: str, digits: tuple[Tensor, Tensor]) -> None:
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        features, images = InceptionFeatures(inception_file), digits[0][:3].repeat(1, 3, 1, 1)
+        published = NoTrainInceptionV3("inception-v3-compat", ["logits_unbiased"], inception_file)
+        with torch.no_grad():
+            torch.testing.assert_close(features.logits(features(images)), published(images))
+
+    def test_resizing_as_in_tensorflow_1(self, inception_file: str, digits: tuple[Tensor, Tensor]) -> None:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        images = digits[0][:3].repeat(1, 3, 1, 1)
+        original = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], inception_file)
+        antialiased, as_before = InceptionFeatures(inception_file), InceptionFeatures(inception_file, antialias=False)
+        with torch.no_grad():
+            torch.testing.assert_close(as_before(images), original(images)[0], rtol=1e-5, atol=0)
+        # random weights make small features
+        assert not torch.allclose(as_before(images), antialiased(images), rtol=1e-3, atol=0)
+        assert fingerprint(as_before) != fingerprint(antialiased)
 
     def test_missing_file(self) -> None:
         with pytest.raises(FileNotFoundError) as error:

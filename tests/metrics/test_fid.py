@@ -61,6 +61,16 @@ def test_the_closed_form(fid):
     assert fid.compute() == pytest.approx(expected, rel=1e-4)
 
 
+def test_moments_instead_of_images(fid):
+    real, fake = pictures(400, 0), pictures(300, 1, bright=0.8)
+    fid.set_moments(*gaussian(Patches()(real)))
+    for _ in range(2):  # kept, as a reference of images is
+        fid.update(fake)
+        assert fid.compute() == pytest.approx(frechet(Patches()(real), Patches()(fake)), rel=1e-4)
+    with pytest.raises(ValueError, match="4 features given: must be 9, as many as the network's"):
+        fid.set_moments(torch.zeros(4), torch.eye(4))
+
+
 def test_known_gaussians(tmp_path):
     """Features that are one pixel each: means and variances can be told beforehand, (μ₁ − μ₂)² + (s₁ − s₂)²."""
     fid = ReferenceFID(Patches(), tmp_path)
@@ -150,12 +160,17 @@ def test_features_by_name(monkeypatch):
     assert isinstance(features, DigitFeatures)
     own = Patches()
     assert build_features(own) == ("patches", own)
-    monkeypatch.setattr("diffusion_lightning.metrics.fid.InceptionFeatures", lambda weights: ("made", weights))
-    assert build_features("inception", "file.pth") == ("inception", ("made", "file.pth"))
+    monkeypatch.setattr(
+        "diffusion_lightning.metrics.fid.InceptionFeatures", lambda weights, **more: ("made", weights, more)
+    )
+    assert build_features("inception", "file.pth") == ("inception", ("made", "file.pth", {}))
+    assert build_features("inception_tf1", "f") == ("inception_tf1", ("made", "f", {"antialias": False}))
 
 
 def test_wrong_names():
-    with pytest.raises(ValueError, match=r"feature='imagenet': must be 'auto', 'inception', 'mnist' or a module"):
+    with pytest.raises(
+        ValueError, match=r"feature='imagenet': must be 'auto', 'inception', 'inception_tf1', 'mnist' or a module"
+    ):
         build_features("imagenet")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"feature_weights='w\.pth': only feature='inception' takes weights"):
         build_features("mnist", "w.pth")
