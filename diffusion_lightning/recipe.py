@@ -7,6 +7,7 @@ read back by the same library, jsonargparse, against the type annotations of wha
 import inspect
 from copy import deepcopy
 from functools import partial
+from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -43,6 +44,8 @@ def describe(value: Any) -> Any:
 def build(cls: type, arguments: dict[str, Any]) -> Any:
     """Make a ``cls`` from a recipe's ``init_args``; each nested class must be one that the argument's type allows.
 
+    Functions are not called, not even those that return such a type.
+
     Raises:
         ValueError: if the recipe does not fit the constructor.
     """
@@ -50,9 +53,24 @@ def build(cls: type, arguments: dict[str, Any]) -> Any:
     parser.add_class_arguments(cls, "made", fail_untyped=False)
     try:
         # a copy, for jsonargparse writes into the lists that it reads
-        return parser.instantiate(parser.parse_object({"made": deepcopy(arguments)}))["made"]
+        parsed = parser.parse_object({"made": deepcopy(arguments)})
+        _check_classes(parsed.as_dict())
+        return parser.instantiate(parsed)["made"]
     except Exception as error:
         raise ValueError(f"cannot build {cls.__name__} from its recipe: {' '.join(str(error).split())}") from error
+
+
+def _check_classes(recipe: Any) -> None:
+    """Raise a ValueError if a class path, which the parser has found to exist, is that of a function."""
+    if isinstance(recipe, list | tuple):
+        recipe = dict(enumerate(recipe))
+    if isinstance(recipe, dict):
+        path = recipe.get("class_path")
+        named = path if recipe.keys() <= {"class_path", "init_args", "dict_kwargs"} else None
+        if isinstance(named, str) and not inspect.isclass(resolve_name(named)):
+            raise ValueError(f"{path} is a function: must be a class")
+        for item in recipe.values():
+            _check_classes(item)
 
 
 def _recipe(cls: type, arguments: dict[str, Any]) -> dict[str, Any]:

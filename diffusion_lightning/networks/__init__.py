@@ -5,9 +5,10 @@ is a parameterization's business. Every constructor argument is a plain value ke
 so that ``{name: getattr(network, name)}`` over the signature rebuilds the network.
 """
 
+from diffusion_lightning.networks.diffusers_unet import DiffusersUNet
 from diffusion_lightning.networks.double_conv_unet import DoubleConvUNet
 from diffusion_lightning.networks.mlp import MLP
 from diffusion_lightning.networks.score_net import ScoreNet
 from diffusion_lightning.networks.unet import UNet
 
-__all__ = ["MLP", "DoubleConvUNet", "ScoreNet", "UNet"]
+__all__ = ["MLP", "DiffusersUNet", "DoubleConvUNet", "ScoreNet", "UNet"]

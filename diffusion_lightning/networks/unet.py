@@ -221,7 +221,7 @@ class UNet(nn.Module):
                 raise ValueError("augment_labels must be None: this UNet is told no augmentation (augment_dim=None)")
         else:
             if augment_labels is None:  # zeros, not nothing: DDP wants every weight to be used
-                augment_labels = time_features.new_zeros(len(time_features), self.augmentation.in_features)
+                augment_labels = time_features.new_zeros(time_features.shape[0], self.augmentation.in_features)
             time_features = time_features + self.augmentation(augment_labels.to(time_features.dtype))
         embedding = self.time_mlp(time_features)
         if self.class_embedding is None:

@@ -1,0 +1,68 @@
+"""``config.yaml`` of an exported folder: what the denoiser is made of, as plain data."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.recipe import describe
+from diffusion_lightning.samplers import Sampler
+
+NAME = "config.yaml"
+
+KEY = "diffusion_lightning"
+"""The record's own mark: the version of this package that wrote it."""
+
+
+def write_record(
+    folder: Path, format: str, denoiser: Denoiser, sampler: Sampler | None, shape: Sequence[int] | None
+) -> None:
+    """Write the record of an export.
+
+    It holds the recipes (see :mod:`diffusion_lightning.recipe`) of the denoiser's network, SDE and parameterization and
+    of the sampler, the shape of one example, the number of classes, and the range [t_min, T] of times.
+
+    Args:
+        folder: where.
+        format: the name of what else is written there.
+        denoiser: a :class:`Denoiser` itself.
+        sampler: which draws samples by default.
+        shape: of one example, ``(C, H, W)`` or ``(D,)``; None if it is not known.
+    """
+    record = {
+        KEY: version("diffusion-lightning"),
+        "format": format,
+        "denoiser": recipe_of(denoiser),
+        "sampler": describe(sampler),
+        "shape": None if shape is None else list(shape),
+        "num_classes": getattr(denoiser.network, "num_classes", None),
+        "times": [denoiser.sde.t_min, denoiser.sde.T],
+    }
+    (folder / NAME).write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def recipe_of(denoiser: Denoiser) -> dict[str, Any]:
+    """The arguments that :func:`diffusion_lightning.recipe.build` makes the denoiser from."""
+    return {name: describe(getattr(denoiser, name)) for name in ("network", "sde", "parameterization")}
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of an exported folder, as plain data.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if the file is something else.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"folder={str(folder)!r}: has no {NAME}: give one that `lightning export` wrote")
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"folder={str(folder)!r}: its {NAME} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(record, dict) or KEY not in record:
+        raise ValueError(f"folder={str(folder)!r}: its {NAME} is of something else: give an exported folder")
+    return record

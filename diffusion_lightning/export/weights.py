@@ -1,0 +1,89 @@
+"""Weights as ``model.safetensors``, and the way back to a Denoiser."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.export.record import NAME, read_record, write_record
+from diffusion_lightning.recipe import build
+from diffusion_lightning.samplers import Sampler
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass
+class _Sampling:
+    """A field for :func:`build` to check a sampler's recipe against."""
+
+    sampler: Sampler
+
+
+def save_denoiser(
+    denoiser: Denoiser, folder: Path, *, sampler: Sampler | None = None, shape: Sequence[int] | None = None
+) -> None:
+    """Write ``model.safetensors`` and ``config.yaml`` to an existing folder; :func:`load_denoiser` reads them back."""
+    assert denoiser.network is not None
+    save_model(denoiser.network, str(folder / WEIGHTS), metadata={"format": "pt"})
+    write_record(folder, "safetensors", denoiser, sampler, shape)
+
+
+def load_denoiser(folder: str | os.PathLike[str], device: torch.device | str = "cpu") -> Denoiser:
+    """The denoiser of a folder that ``lightning export --format safetensors`` wrote, in evaluation mode.
+
+    It is, bit for bit, that of the checkpoint with its EMA weights. Reading runs no code of the folder's: its
+    ``config.yaml`` names classes, which are imported and built with plain values as arguments. As for checkpoints, a
+    class may be any that is installed and of the type that is asked for in its place: a ``torch.nn.Module`` for the
+    network, an ``SDE``, a ``Parameterization``; functions and classes of other types are refused and not called.
+
+    Args:
+        folder: what was given as ``--output``.
+        device: where the weights go.
+
+    Raises:
+        FileNotFoundError: if the folder or one of its files is not there.
+        ValueError: if a file is damaged, the two do not fit each other, or a class is not allowed.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"folder={str(folder)!r}: has no {WEIGHTS} (its format is {record.get('format')!r}): "
+            "give one of --format safetensors"
+        )
+    denoiser: Denoiser = _build(Denoiser, record.get("denoiser"), folder)
+    assert isinstance(denoiser.network, nn.Module)
+    try:
+        load_model(denoiser.network, str(path))
+    except (SafetensorError, RuntimeError) as error:  # of the latter type for weights of another network
+        reason = " ".join(str(error).split())
+        raise ValueError(f"folder={str(folder)!r}: {WEIGHTS} is damaged or does not fit {NAME}: {reason}") from error
+    return denoiser.to(device).eval()
+
+
+def load_sampler(folder: str | os.PathLike[str]) -> Sampler:
+    """The sampler that an exported folder's checkpoint draws samples with, its settings included.
+
+    Raises:
+        FileNotFoundError: if the folder or its ``config.yaml`` is not there.
+        ValueError: if the file is damaged, or does not name a sampler.
+    """
+    folder = Path(folder)
+    return _build(_Sampling, {"sampler": read_record(folder).get("sampler")}, folder).sampler
+
+
+def _build(cls: type, arguments: Any, folder: Path) -> Any:
+    if not isinstance(arguments, dict):
+        raise ValueError(f"folder={str(folder)!r}: its {NAME} is damaged: it does not say how to make a {cls.__name__}")
+    try:
+        return build(cls, arguments)
+    except ValueError as error:
+        raise ValueError(f"folder={str(folder)!r}: its {NAME} cannot be used: {error}") from error
