@@ -1,15 +1,20 @@
-"""The `lightning` command: LightningCLI's fit, validate, test and predict, and sample and likelihood."""
+"""The `lightning` command: LightningCLI's fit, validate, test and predict, and the commands of a finished run."""
 
+import argparse
 import logging
 import os
-import shutil
 import signal
 import sys
 import tempfile
 import traceback
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import shtab
+import yaml
+from jsonargparse import capture_parser
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -26,20 +31,28 @@ from diffusion_lightning.callbacks import (
     LastCheckpoint,
     RunReport,
     SampleWriter,
+    TerminalProgressBar,
     TrainingProgressBar,
 )
 from diffusion_lightning.callbacks.graceful_stop import Stopped
 from diffusion_lightning.checkpoint import KEY, WholeCheckpointIO, load_checkpoint, load_newest
+from diffusion_lightning.disk import replace_keeping
+from diffusion_lightning.dry_run import TRIAL_STEPS, Length, dry_run
+from diffusion_lightning.environment import describe_environment
+from diffusion_lightning.evaluate_command import evaluate_command, evaluate_parser
+from diffusion_lightning.export_command import export_command, export_parser
 from diffusion_lightning.guest import as_guest
-from diffusion_lightning.likelihood_command import likelihood_command
+from diffusion_lightning.likelihood_command import likelihood_command, likelihood_parser
 from diffusion_lightning.loggers import RunLogger, TensorBoardLogger, WandbLogger
 from diffusion_lightning.loggers.tensorboard_logger import go_on
 from diffusion_lightning.module import ScoreModule
-from diffusion_lightning.sample_command import sample_command
+from diffusion_lightning.report_command import report_command, report_parser
+from diffusion_lightning.sample_command import sample_command, sample_parser
+from diffusion_lightning.tables import print_table
 from diffusion_lightning.usage import OneLineParser, UsageError, check_run, explain
 
 USAGE = """\
-usage: lightning {fit,validate,test,predict,sample,likelihood} [options]
+usage: lightning COMMAND [options]
 
   fit         train:    lightning fit --config configs/quickstart.yaml
               resume:   lightning fit --config runs/quickstart/version_0/config.yaml --ckpt_path last
@@ -48,11 +61,52 @@ usage: lightning {fit,validate,test,predict,sample,likelihood} [options]
   predict     samples as single pictures, split over processes
   sample      samples from a checkpoint alone:
                       lightning sample --ckpt_path runs/quickstart/version_0/checkpoints/last.ckpt --output s.png
+  evaluate    FID, KID, Inception Score, precision and recall:  lightning evaluate --ckpt_path runs/…/last.ckpt
   likelihood  bits/dim of held-out images:
                       lightning likelihood --ckpt_path runs/…/last.ckpt --data EmbeddedMNIST
+  report      a page with pictures, curves and settings of runs:   lightning report runs/quickstart
+  export      for other programs: lightning export --ckpt_path runs/…/last.ckpt --format safetensors --output folder
+  completion  for the shell:  eval "$(lightning completion bash)"
 
 lightning <command> --help lists a command's options; --debug shows the traceback of an error.
 """
+
+SCREENS = {
+    "fit": """\
+lightning fit --config FILE [--config FILE …] [--option value …]
+
+Train a model. Later files and options are laid over earlier ones; every setting of the config is an option.
+
+  lightning fit --config configs/quickstart.yaml                        train; everything goes to runs/quickstart/
+  lightning fit --config runs/quickstart/version_0/config.yaml --ckpt_path last                          resume
+  lightning fit --config configs/mnist.yaml --print_config      what it means, with every default; and stop
+  lightning fit --config configs/mnist.yaml --dry_run           size, arithmetic and time; and stop
+
+  --run_name NAME             of the run's folder; the config file's name by default
+  --seed_everything N         decides all that is random
+  --data CLASS                EmbeddedMNIST, MNIST, CIFAR10, ImageFolder, Points; --data.root, --data.batch_size
+  --model.network CLASS       UNet, ScoreNet, …, or your own by its import path; --model.network.channels, …
+  --model.sampler CLASS       Heun, DPMSolverPlusPlus, …; --model.sampler.steps
+  --model.optimizer CLASS     AdamW, …; --model.optimizer.lr; likewise --model.lr_scheduler
+  --trainer.max_epochs N      or --trainer.max_steps N
+  --trainer.devices N         GPUs or processes; --trainer.accelerator, --trainer.strategy ddp
+  --trainer.precision auto    bf16 where the device has units for it
+  --trainer.logger CLASS      WandbLogger, TensorBoardLogger, or false
+  --CLASS.help                the options of a class: --model.network.help UNet, --data.help MNIST""",
+    "validate": """\
+lightning validate --config runs/NAME/version_0/config.yaml --ckpt_path last [--option value …]
+
+The loss on held-out images, and what the config's measurements (FID) say of the checkpoint, by its EMA weights.""",
+    "test": """\
+lightning test --config runs/NAME/version_0/config.yaml --ckpt_path last [--option value …]
+
+As validate, on the test set.""",
+    "predict": """\
+lightning predict --config runs/NAME/version_0/config.yaml --ckpt_path last [--data.num_predictions N]
+
+Samples as single pictures, drawn by the EMA weights and split over the processes.""",
+}
+"""What `lightning <command> --help` begins with, no more than a screen; all options follow."""
 
 SLURM_JOB = "slurm_job"
 """File in a run's folder with the id of the SLURM job that started it."""
@@ -65,10 +119,19 @@ LOST_CONTACT = ("gloo/transport/", "Application timeout caused pair closure", "T
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the resolved ``config.yaml`` to the run's folder and to the loggers; keeps the one of before a resume."""
+    """Writes what a run is to its folder and the loggers: the resolved ``config.yaml``, and ``environment.yaml``.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    On a resume the former ones are kept. The loggers get all but the list of packages, which W&B has by itself.
+
+    Args:
+        args: of SaveConfigCallback.
+        command: the command line.
+        kwargs: of SaveConfigCallback.
+    """
+
+    def __init__(self, *args: Any, command: Sequence[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs, save_to_log_dir=False)  # type: ignore[misc]
+        self.command = command
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Lightning calls it on rank zero."""
@@ -77,17 +140,15 @@ class RunConfig(SaveConfigCallback):
         text = self.parser.dump(config, skip_none=False)
         run_logger, *others = trainer.loggers
         assert isinstance(run_logger, RunLogger)
-        path = Path(run_logger.log_dir) / "config.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and path.read_text() != text:
-            earlier = len(list(path.parent.glob("config.before_resume_*.yaml")))
-            shutil.copy(path, path.with_name(f"config.before_resume_{earlier}.yaml"))
+        environment = describe_environment(self.command, trainer.strategy.root_device, trainer.world_size)
+        folder = Path(run_logger.log_dir)
         # whole at any moment: a killed run is resumed by it
-        part = path.with_name("config.yaml.part")
-        part.write_text(text)
-        part.replace(path)
+        replace_keeping(folder / "config.yaml", text)
+        started_in = yaml.safe_dump(environment, sort_keys=False, allow_unicode=True, width=sys.maxsize)
+        replace_keeping(folder / "environment.yaml", started_in)
+        del environment["packages"]
         for logger in others:
-            logger.log_hyperparams({"config": config.as_dict()})
+            logger.log_hyperparams({"config": yaml.safe_load(text), "environment": environment})
 
 
 class DiffusionCLI(LightningCLI):
@@ -105,12 +166,14 @@ class DiffusionCLI(LightningCLI):
             datamodule_class=LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=RunConfig,
+            save_config_kwargs={"command": ["lightning", *(sys.argv[1:] if args is None else args)]},
             trainer_class=precision.Trainer,
             trainer_defaults={"default_root_dir": "runs", "log_every_n_steps": 10},
             seed_everything_default=0,
             parser_class=OneLineParser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            parser_kwargs={command: {"usage": screen} for command, screen in SCREENS.items()},
             args=args,
         )
 
@@ -119,6 +182,17 @@ class DiffusionCLI(LightningCLI):
             "--run_name", type=str | None, default=None, help="Name of the run; by default the config file's."
         )
         parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **{**kwargs, "description": None})
+        if subcommand == "fit":
+            parser.add_argument(
+                "--dry_run",
+                action="store_true",
+                default=argparse.SUPPRESS,  # no part of a config
+                help="Print the resolved config, and what the training would be and take, by a few steps; and stop.",
+            )
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As LightningCLI's; what is wrong is told before the seed is set or anything is made."""
@@ -131,6 +205,16 @@ class DiffusionCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run's name, and what is resumed."""
         config = self.config[self.subcommand]
+        if self._is_dry():
+            trainer = config.trainer
+            self.length = Length(
+                trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches, trainer.accumulate_grad_batches
+            )
+            meant = config.clone()
+            del meant["dry_run"]
+            print(self._parser(self.subcommand).dump(meant))
+            trainer.fast_dev_run, trainer.limit_val_batches = TRIAL_STEPS, 1
+            trainer.enable_progress_bar = trainer.enable_model_summary = False
         files = [Path(str(path)) for path in config.get("config") or []]
         if config.run_name is None:
             config.run_name = files[0].stem if files else "run"
@@ -187,7 +271,7 @@ class DiffusionCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         callbacks = config["callbacks"] = _as_list(config["callbacks"])
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(TrainingProgressBar())
+            callbacks.append(TerminalProgressBar() if sys.stderr.isatty() else TrainingProgressBar())
         if self.subcommand != "fit":
             kwargs.update(logger=False, enable_checkpointing=False)
             if self.resumed_folder is not None:
@@ -237,8 +321,16 @@ class DiffusionCLI(LightningCLI):
                     go_on(logger, run_id, self.resumed["global_step"])
         return trainer
 
+    def _is_dry(self) -> bool:
+        return "dry_run" in self.config[self.subcommand]
+
     def _run_subcommand(self, subcommand: str) -> None:
         try:
+            if self._is_dry():
+                rows = dry_run(self.trainer, self.model, self.datamodule, self.length)
+                if self.trainer.is_global_zero:
+                    print_table("Dry run", ("what", "how much"), rows)
+                return
             super()._run_subcommand(subcommand)
         except Stopped as stopped:
             if stopped.is_launched:
@@ -286,8 +378,11 @@ class DiffusionCLI(LightningCLI):
             lines.append(f"  sample    lightning sample --ckpt_path {last} --num 64 --output samples.png")
             longer = f"--trainer.max_epochs {2 * (self.trainer.current_epoch or 1)}"
             lines.append(f"  resume    {self._resume_command()} {longer}")
-        reports = [c.summary() for c in self.trainer.callbacks if isinstance(c, RunReport)]  # type: ignore[attr-defined]
-        print("\n".join([*filter(None, reports), *lines]))
+        lines.append(f"  report    lightning report {folder}")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunReport) and (summary := callback.summary()) is not None:
+                summary.show()
+        print("\n".join(lines))
 
 
 def main(args: list[str] | None = None) -> None:
@@ -302,13 +397,11 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(0 if given else 2)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     try:
-        match given[0]:
-            case "sample":
-                sample_command(given[1:])
-            case "likelihood":
-                likelihood_command(given[1:])
-            case _:
-                DiffusionCLI(args)
+        if given[0] in COMMANDS:
+            command, _ = COMMANDS[given[0]]
+            command(given[1:])
+        else:
+            DiffusionCLI(args)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
@@ -326,6 +419,68 @@ def main(args: list[str] | None = None) -> None:
             line = f"{type(error).__name__}: {line} (traceback: {log.name})"
         print(f"lightning: error: {line}", file=sys.stderr)
         sys.exit(1)
+
+
+def completion_tree() -> argparse.ArgumentParser:
+    """Every command with the names of its options and what they say of themselves.
+
+    A plain parser: of jsonargparse's own, with all that their types could be, a script would take minutes to make.
+    """
+    tree = argparse.ArgumentParser(prog="lightning", add_help=False)
+    commands = tree.add_subparsers()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's, that it is given arguments beside those of the process
+        whole = capture_parser(DiffusionCLI, [])
+    of_lightning = whole._subcommands_action
+    assert of_lightning is not None
+    parsers = {**of_lightning.choices, **{name: make_parser() for name, (_, make_parser) in COMMANDS.items()}}
+    for name, parser in parsers.items():
+        command = commands.add_parser(name, add_help=False, help=parser.description or name)
+        for action in parser._actions:
+            if action.option_strings and action.help != argparse.SUPPRESS:
+                known = command.add_argument(*action.option_strings, help=str(action.help).partition("\n")[0])
+                if action.dest in FILES:
+                    known.complete = shtab.FILE  # type: ignore[attr-defined]
+    return tree
+
+
+def completion_command(args: list[str]) -> None:
+    """Print a script by which a shell completes the commands and options.
+
+    Args:
+        args: the command line after ``lightning completion``.
+
+    Raises:
+        ValueError: for another shell.
+    """
+    shell = completion_parser().parse_args(args).shell
+    print(shtab.complete(completion_tree(), shell))
+
+
+def completion_parser() -> OneLineParser:
+    """The options of ``lightning completion``."""
+    parser = OneLineParser(
+        prog="lightning completion",
+        description="Print what a shell needs to complete the commands and options.",
+    )
+    parser.add_argument("shell", type=Literal["bash", "zsh", "tcsh"], help="For which shell.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    return parser
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], None], Callable[[], OneLineParser]]] = {
+    "sample": (sample_command, sample_parser),
+    "evaluate": (evaluate_command, evaluate_parser),
+    "likelihood": (likelihood_command, likelihood_parser),
+    "report": (report_command, report_parser),
+    "export": (export_command, export_parser),
+    "completion": (completion_command, completion_parser),
+}
+"""Those that are not Lightning's: what runs each, and its options."""
+
+
+FILES = ("config", "ckpt_path", "output", "reference")
+"""Options whose values a shell completes as files."""
 
 
 def _as_list(given: Any) -> list[Any]:

@@ -24,14 +24,14 @@ def likelihood_command(args: list[str]) -> None:
     Raises:
         ValueError, OSError: for options, checkpoints or data that cannot be used.
     """
-    options = _parser().parse_args(args)
+    options = likelihood_parser().parse_args(args)
     for name in ("num", "batch_size"):
         if options[name] < 1:
             raise UsageError(f"{name}={options[name]}: must be at least 1")
     check_seed(seed=options.seed)
     if options.data is None:
         raise UsageError("data: the data module is missing; give for instance --data EmbeddedMNIST")
-    data = _parser().instantiate(options).data
+    data = likelihood_parser().instantiate(options).data
     module = load_on_device(options.ckpt_path, options.device)
     x, labels = _held_out(data, options.num)
     if module.shape is not None and x.shape[1:] != module.shape:
@@ -66,9 +66,12 @@ def likelihood_command(args: list[str]) -> None:
     )
 
 
-def _parser() -> OneLineParser:
+def likelihood_parser() -> OneLineParser:
+    """The options of ``lightning likelihood``."""
     parser = OneLineParser(
-        prog="lightning likelihood", description="Bits per dimension of held-out images, by the probability-flow ODE."
+        prog="lightning likelihood",
+        usage="lightning likelihood --ckpt_path FILE --data CLASS [--num N] [--option value …]",
+        description="Bits per dimension of held-out images, by the probability-flow ODE.",
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help="The checkpoint.")
     parser.add_argument(

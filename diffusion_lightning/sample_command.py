@@ -25,8 +25,8 @@ def sample_command(args: list[str]) -> None:
     Raises:
         ValueError, OSError: for options, checkpoints or outputs that cannot be used.
     """
-    options = _parser().parse_args(args)
-    given = _parser().instantiate(options)
+    options = sample_parser().parse_args(args)
+    given = sample_parser().instantiate(options)
     if options.num < 1:
         raise UsageError(f"num={options.num}: at least 1 sample must be asked for")
     if options.batch_size < 1:
@@ -61,8 +61,13 @@ def sample_command(args: list[str]) -> None:
     )
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(prog="lightning sample", description="Draw samples from a checkpoint with its EMA weights.")
+def sample_parser() -> OneLineParser:
+    """The options of ``lightning sample``."""
+    parser = OneLineParser(
+        prog="lightning sample",
+        usage="lightning sample --ckpt_path FILE [--num N] [--output FILE] [--sampler CLASS] [--option value …]",
+        description="Draw samples from a checkpoint with its EMA weights.",
+    )
     parser.add_argument("--ckpt_path", type=str, required=True, help="The checkpoint.")
     parser.add_argument("--num", type=int, default=64, help="How many samples.")
     parser.add_argument(

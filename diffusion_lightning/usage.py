@@ -89,7 +89,7 @@ def load_on_device(ckpt_path: str, device: str | None, compile: Compile = False)
 def check_seed(**options: int | None) -> None:
     """Raise a UsageError naming the first option that is no seed."""
     for name, seed in options.items():
-        if seed is None or not 0 <= seed <= LARGEST_SEED:
+        if seed is None or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
             raise UsageError(f"{name}={seed}: must be from 0 to {LARGEST_SEED}")
 
 
@@ -202,6 +202,9 @@ def _check_config_file(path: str) -> None:
         raise UsageError(f"config={path!r}: is nested too deeply")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"config={path!r}: must hold options by name, such as trainer, model and data")
+    for name in ("trainer", "model"):
+        if not isinstance(content.get(name), dict | str | None):  # a text is the name of a file of options
+            raise UsageError(f"config={path!r}: {name}={content[name]}: must hold options by name")
 
 
 def _refuse_null(options: Any, path: list[str]) -> None:
@@ -220,8 +223,6 @@ def _refuse_null(options: Any, path: list[str]) -> None:
     elif path == ["trainer"]:
         needed = _never_none(Trainer)
     for name, value in arguments.items():
-        if not path and name == "trainer" and not isinstance(value, Namespace):
-            raise UsageError(f"trainer={value}: must hold options by name")
         if value is None and name in needed:
             raise UsageError(f"option {'.'.join([*path, name])}: must not be null: leave it out for its default")
         _refuse_null(value, [*path, name])

@@ -535,15 +535,15 @@ MUTATIONS = [
     Mutation(
         "the mean loss of a continued epoch forgets its first part",
         "module.py",
-        'self._epoch_losses = self._own_part(self._resumed["epoch_losses"])',
+        'self._epoch_losses = self.own_part(self._resumed["epoch_losses"])',
         "pass",
         f"{POSITION}[epochs]",
     ),
     Mutation(
         "a checkpoint is saved while a gradient waits for the next batch",
         "callbacks/checkpoints.py",
-        "        if gradient_is_kept(trainer):\n            return\n",
-        "",
+        "if trainer.global_step == 0 or gradient_is_kept(trainer):",
+        "if trainer.global_step == 0:",
         f"{POSITION}[accumulation]",
     ),
     Mutation(
@@ -556,7 +556,7 @@ MUTATIONS = [
     Mutation(
         "the EMA takes a skipped step",
         "module.py",
-        "if self._skipped_in_a_row == 0:\n            self.ema.update()",
+        "if not self._is_skipped:\n            self.ema.update()",
         "if True:\n            self.ema.update()",
         NON_FINITE,
     ),
@@ -570,8 +570,8 @@ MUTATIONS = [
     Mutation(
         "an infinite loss with a finite gradient passes",
         "module.py",
-        "return loss * torch.where(finite, 1.0, torch.nan)",
-        "return loss",
+        "loss * torch.where(finite, 1.0, torch.nan)",
+        "loss",
         f"{RELIABILITY}/test_non_finite.py::test_a_bad_loss_with_a_good_gradient_changes_nothing",
     ),
     Mutation(
@@ -654,8 +654,8 @@ MUTATIONS = [
     Mutation(
         "a stop that does not save",
         "callbacks/graceful_stop.py",
-        "if stop or requeue:",
-        "if requeue:",
+        "if stop or requeue else False",
+        "if requeue else False",
         f"{RELIABILITY}/test_signals.py::test_stopped_twice_and_resumed",
     ),
     # ---- how the network is computed
@@ -701,6 +701,41 @@ MUTATIONS = [
         "plugins.append(AutoPrecision())",
         "plugins = [AutoPrecision()]",
         "tests/test_precision.py::test_auto_is_the_plugin_beside_the_others",
+    ),
+    Mutation(
+        "the losses by noise go on over an epoch's end",
+        "callbacks/loss_by_noise.py",
+        "if batch_idx == 0:",
+        "if self._train is None:",
+        "tests/test_loss_by_noise.py::test_each_epochs_rows_are_of_its_own_steps",
+    ),
+    Mutation(
+        "a continued epoch's losses by noise forget its first part",
+        "callbacks/loss_by_noise.py",
+        "pl_module.own_part(self._resumed) if self._resumed is not None else self._nothing(pl_module)",
+        "self._nothing(pl_module)",
+        "tests/test_loss_by_noise.py::test_resumed_in_the_middle_of_an_epoch_it_is_the_row_of_the_whole",
+    ),
+    Mutation(
+        "the validation of an earlier epoch is taken for this one's",
+        "callbacks/loss_by_noise.py",
+        "self._validation = None  # not every epoch has one",
+        "pass",
+        "tests/test_loss_by_noise.py::test_each_epochs_rows_are_of_its_own_steps",
+    ),
+    Mutation(
+        "the states of an animation are of other steps",
+        "samplers/base.py",
+        "place = {step: i for i, step in enumerate(kept)}",
+        "place = {max(step - 1, 0): i for i, step in enumerate(kept)}",
+        f"{CONTRACTS}::test_a_part_of_a_trajectory_is_of_the_same_states",
+    ),
+    Mutation(
+        "a run of an agent takes an id of its own",
+        "loggers/wandb_logger.py",
+        'id=id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)',
+        "id=id or secrets.token_hex(4)",
+        "tests/test_loggers.py::test_an_agent_of_a_sweep_says_which_run_it_is",
     ),
 ]
 

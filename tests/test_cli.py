@@ -1,12 +1,16 @@
 """The `lightning` command: a run from its start through a resume to samples, and every mistake a user can make."""
 
+import base64
 import csv
 import hashlib
+import io
 import json
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,6 +174,7 @@ def test_a_run_leaves_its_folder(runs, first):
     names = {name for name in first.files if not name.startswith("wandb/")}
     assert names == {
         "config.yaml",
+        "environment.yaml",
         "metrics.csv",
         "checkpoints/last.ckpt",
         "checkpoints/previous.ckpt",
@@ -273,6 +278,8 @@ def test_a_resumed_run_goes_on_in_its_folder(runs, first, resumed):
     assert names - best == {
         "config.yaml",
         "config.before_resume_0.yaml",
+        "environment.yaml",
+        "environment.before_resume_0.yaml",
         "metrics.csv",
         "checkpoints/last.ckpt",
         "checkpoints/previous.ckpt",
@@ -281,6 +288,10 @@ def test_a_resumed_run_goes_on_in_its_folder(runs, first, resumed):
     }
     assert resumed.files["samples/epoch=0000.png"] == first.files["samples/epoch=0000.png"]
     assert resumed.files["config.before_resume_0.yaml"] == first.files["config.yaml"]
+    assert resumed.files["environment.before_resume_0.yaml"] == first.files["environment.yaml"]
+    (line,) = (line for line in first.out.splitlines() if line.startswith("  resume "))
+    environment = yaml.safe_load((resumed.folder / "environment.yaml").read_text())
+    assert environment["command"] == line.split(maxsplit=1)[1]
     config = yaml.safe_load((resumed.folder / "config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 2
     assert config["ckpt_path"] is None  # it describes the run, not how a part of it was started
@@ -310,6 +321,21 @@ def test_the_pieces_of_a_resumed_run_are_one_wandb_run(runs, resumed):
     assert before.name == after.name
     steps = [[v["trainer/global_step"] for v in run.history if "train/loss_step" in v] for run in (before, after)]
     assert steps == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_the_report_of_the_resumed_run_knows_where_it_comes_from(runs, resumed, tmp_path, capsys):
+    cli.main(["report", str(resumed.folder), "--output", str(tmp_path / "report.html")])
+    assert "report.html" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=runs.folder, capture_output=True, text=True).stdout.strip()
+    assert f"<code>{head}</code>" in page
+    assert f"torch=={torch.__version__.partition('+')[0]}" in page
+    assert "started and resumed, 2 parts" in page
+    assert "Settings changed by resume 1" in page
+    for epoch in (0, 1):
+        picture = (resumed.folder / "samples" / f"epoch={epoch:04d}.png").read_bytes()
+        assert base64.b64encode(picture).decode() in page
+    assert tree(resumed.folder) == resumed.files
 
 
 def test_another_run_takes_the_next_version_and_touches_no_other(runs, resumed, second):
@@ -738,7 +764,10 @@ def test_usage(capsys):
         with pytest.raises(SystemExit) as done:
             cli.main(args)
         assert done.value.code == code
-        assert "usage: lightning {fit,validate,test,predict,sample,likelihood}" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert out.startswith("usage: lightning COMMAND [options]")
+        named = {line.split()[0] for line in out.splitlines() if re.match(r"  \w", line)}
+        assert named == {"fit", "validate", "test", "predict", *cli.COMMANDS}
 
 
 def test_another_optimizer_takes_no_setting_from_the_default_one(capsys):
@@ -748,12 +777,94 @@ def test_another_optimizer_takes_no_setting_from_the_default_one(capsys):
     assert yaml.safe_load(capsys.readouterr().out)["model"]["optimizer"]["init_args"]["weight_decay"] == 0
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "sample", "likelihood"])
-def test_help(capsys, command):
+SCREEN = {"lines": 24, "columns": 120}
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", *cli.COMMANDS])
+def test_help_begins_with_a_screen(capsys, command):
     with pytest.raises(SystemExit) as done:
         cli.main([command, "--help"])
     assert done.value.code == 0
-    assert "--ckpt_path" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    first, _, details = text.partition("\n\noptions:")  # argparse's own heading of the list of all options
+    lines = first.splitlines()
+    assert lines[0].startswith(f"usage: lightning {command} ")
+    assert len(lines) <= SCREEN["lines"]
+    assert max(map(len, lines)) <= SCREEN["columns"]
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w.]*", first))
+    plain = {option for option in named if not option.startswith(("--model.", "--data", "--CLASS", "--option"))}
+    assert {option for option in plain if f"{option} " not in details.replace("\n", " ")} == set()
+
+
+def test_usage_fits_a_screen(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= SCREEN["lines"]
+    assert max(map(len, lines)) <= SCREEN["columns"]
+
+
+@pytest.fixture(scope="module")
+def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with redirect_stdout(io.StringIO()) as text:
+        cli.main(["completion", "bash"])
+    path = tmp_path_factory.mktemp("completion") / "script.bash"
+    path.write_text(text.getvalue())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["sam"], {"sample"}),
+        (["li"], {"likelihood"}),
+        (["sample", "--ck"], {"--ckpt_path"}),
+        (["fit", "--trainer.max_ep"], {"--trainer.max_epochs"}),
+        (["fit", "--dry"], {"--dry_run"}),
+    ],
+)
+def test_bash_completes_commands_and_options(completion, words, expected):
+    line = " ".join(f"'{word}'" for word in ["lightning", *words])
+    script = (
+        f"source {completion}; COMP_WORDS=({line}); COMP_CWORD={len(words)}; "
+        f"_shtab_lightning lightning '{words[-1]}' '{['lightning', *words][-2]}'; "
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert set(done.stdout.split()) == expected, done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_of_every_shell(capsys, shell):
+    cli.main(["completion", shell])
+    assert "likelihood" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "word"), [([], "shell"), (["fish"], "one of 'bash', 'zsh', 'tcsh'"), (["bash", "x"], "x")]
+)
+def test_completion_of_no_shell_is_a_line(capsys, args, word):
+    assert word in failure(capsys, "completion", *args)
+
+
+def test_a_dry_run_says_what_a_training_would_be_and_leaves_nothing(runs, here, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    config = ["--config", QUICKSTART, "--config", "tiny.yaml", "--trainer.max_epochs", "3", "--trainer.logger", "null"]
+    before = tree(tmp_path)
+    cli.main(["fit", *config, "--dry_run"])
+    out = capsys.readouterr().out
+    assert tree(tmp_path) == before
+    resolved, _, table = out.partition("Dry run")
+    assert yaml.safe_load(resolved)["model"]["network"]["init_args"]["channels"] == [8]
+    lines = {line.split()[0]: line for line in table.splitlines() if line.split()}
+    assert "9 batches, 3 an epoch" in lines["length"]
+    weights = sum(
+        p.numel() for p in ScoreModule.load_from_checkpoint(runs.last).network.parameters() if p.requires_grad
+    )
+    assert f"UNet, {weights:,} weights" in lines["network"]
+    assert "3 × 5 samples of 2 evaluations (DPMSolverPlusPlus)" in lines["SampleGrid"]
+    assert "3 × 12 samples of 2 evaluations (DPMSolverPlusPlus)" in lines["FIDCallback"]
 
 
 def test_a_mistake_through_the_real_command(runs):
