@@ -1,6 +1,7 @@
 """Weights as ``model.safetensors``, and the way back to a Denoiser."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,10 @@ def save_denoiser(
 ) -> None:
     """Write ``model.safetensors`` and ``config.yaml`` to an existing folder; :func:`load_denoiser` reads them back."""
     assert denoiser.network is not None
-    save_model(denoiser.network, str(folder / WEIGHTS), metadata={"format": "pt"})
+    part = folder / f"{WEIGHTS}.part"
+    save_model(denoiser.network, str(part), metadata={"format": "pt"})
+    shutil.copyfile(part, folder / WEIGHTS)  # safetensors' own file nobody but its owner may read
+    part.unlink()
     write_record(folder, "safetensors", denoiser, sampler, shape)
 
 
