@@ -19,6 +19,8 @@ TITLES = {
     "networks": "Networks",
     "augmentation": "Augmentation",
     "data": "Data",
+    "metrics.evaluation": "Evaluation",
+    "metrics.reference": "Statistics of real images",
     "ema": "Averaged weights",
     "checkpoint": "Checkpoint files",
     "module": "ScoreModule",
