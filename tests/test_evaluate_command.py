@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rich.console
 import torch
 import yaml
 from PIL import Image
@@ -288,11 +289,11 @@ def test_samples_that_are_not_finite_are_told_of(here, capsys, monkeypatch):
 
 
 def test_a_terminal_gets_a_framed_table(here, capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
     monkeypatch.setenv("COLUMNS", "120")
     cli.main(["evaluate", *LAST, "--num", "3", "--metrics", "[is]"])
     out = capsys.readouterr().out
-    assert "┃" in out
+    assert "───" in out
     assert "is/mnist@3" in out
 
 
