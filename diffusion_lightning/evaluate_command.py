@@ -21,7 +21,6 @@ from torch import Tensor
 
 import diffusion_lightning.data  # noqa: F401 — so that its classes are known by their short names
 from diffusion_lightning.checkpoint import load_checkpoint
-from diffusion_lightning.compilation import Compile
 from diffusion_lightning.data.base import ImageDataModule
 from diffusion_lightning.evaluation_report import Results, new_folder
 from diffusion_lightning.images import to_uint8, write_png
@@ -45,7 +44,7 @@ from diffusion_lightning.real_images import (
 from diffusion_lightning.recipe import describe
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.samplers.ode import AdaptiveMethod
-from diffusion_lightning.usage import OneLineParser, UsageError, check_seed, load_on_device
+from diffusion_lightning.usage import OneLineParser, UsageError, add_drawing_options, check_seed, load_on_device
 
 ROWS, NEAREST = 8, 5
 """Of the picture of neighbours: samples, and real images beside each."""
@@ -396,19 +395,7 @@ def evaluate_parser() -> OneLineParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="Decides the samples and the metrics' subsets.")
     parser.add_argument("--output", type=str | None, default=None, help="Folder; by default evaluations of the run.")
-    parser.add_argument("--batch_size", type=int, default=256, help="How many are drawn at once.")
-    parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, …; the first GPU if any.")
-    parser.add_argument(
-        "--precision",
-        type=Literal["auto", "32-true"],
-        default="auto",
-        help="Of the network: auto is bf16 where the device has units for it, else float32.",
-    )
-    parser.add_argument(
-        "--compile", type=Compile, default=False, help="The network first, for minutes: worth it for many samples."
-    )
-    parser.add_argument("--quiet", action="store_true", help="No progress bar.")
-    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    add_drawing_options(parser)
     return parser
 
 

@@ -2,18 +2,16 @@
 
 import time
 from pathlib import Path
-from typing import Literal
 
 import torch
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
-from diffusion_lightning.compilation import Compile
 from diffusion_lightning.images import image_grid, points_picture, to_uint8, write_png
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.precision import AutoPrecision
 from diffusion_lightning.samplers import Sampler
-from diffusion_lightning.usage import OneLineParser, UsageError, check_seed, load_on_device
+from diffusion_lightning.usage import OneLineParser, UsageError, add_drawing_options, check_seed, load_on_device
 
 
 def sample_command(args: list[str]) -> None:
@@ -81,19 +79,7 @@ def sample_parser() -> OneLineParser:
         help="x.png (a grid, or a plot of points), a folder (single PNGs) or x.npz (uint8 NHWC, or points).",
     )
     parser.add_argument("--labels", type=list[int] | None, default=None, help="Classes, repeated in turn.")
-    parser.add_argument("--batch_size", type=int, default=256, help="How many are drawn at once.")
-    parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, …; the first GPU if any.")
-    parser.add_argument(
-        "--precision",
-        type=Literal["auto", "32-true"],
-        default="auto",
-        help="Of the network: auto is bf16 where the device has units for it, else float32.",
-    )
-    parser.add_argument(
-        "--compile", type=Compile, default=False, help="The network first, for minutes: worth it for many samples."
-    )
-    parser.add_argument("--quiet", action="store_true", help="No progress bar.")
-    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    add_drawing_options(parser)
     return parser
 
 

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 import torch
 import yaml
@@ -68,6 +68,23 @@ class OneLineParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         options = [option for option in self._option_string_actions if option.startswith("--")]
         raise UsageError(explain(message, options)) from ex
+
+
+def add_drawing_options(parser: OneLineParser) -> None:
+    """Add what every command takes that draws samples from a checkpoint: on what, how, and what is told of it."""
+    parser.add_argument("--batch_size", type=int, default=256, help="How many are drawn at once.")
+    parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, …; the first GPU if any.")
+    parser.add_argument(
+        "--precision",
+        type=Literal["auto", "32-true"],
+        default="auto",
+        help="Of the network: auto is bf16 where the device has units for it, else float32.",
+    )
+    parser.add_argument(
+        "--compile", type=Compile, default=False, help="The network first, for minutes: worth it for many samples."
+    )
+    parser.add_argument("--quiet", action="store_true", help="No progress bar.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
 
 
 def load_on_device(ckpt_path: str, device: str | None, compile: Compile = False) -> ScoreModule:
