@@ -1,6 +1,7 @@
 """The `lightning` command: LightningCLI's fit, validate, test and predict, and the commands of a finished run."""
 
 import argparse
+import difflib
 import logging
 import os
 import signal
@@ -397,6 +398,7 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(0 if given else 2)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     try:
+        _check_command(given[0])
         if given[0] in COMMANDS:
             command, _ = COMMANDS[given[0]]
             command(given[1:])
@@ -479,8 +481,20 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], Callable[[], OneLineParse
 """Those that are not Lightning's: what runs each, and its options."""
 
 
+LIGHTNINGS = ("fit", "validate", "test", "predict")
+"""The commands that are Lightning's."""
+
 FILES = ("config", "ckpt_path", "output", "reference")
 """Options whose values a shell completes as files."""
+
+
+def _check_command(word: str) -> None:
+    """Raise a UsageError if the first word of a command line is neither a command nor an option."""
+    known = (*LIGHTNINGS, *COMMANDS)
+    if word not in known and not word.startswith("-"):
+        nearest = difflib.get_close_matches(word, known, n=1)
+        hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+        raise UsageError(f"{word!r} is no command{hint}: must be one of {', '.join(known)}")
 
 
 def _as_list(given: Any) -> list[Any]:

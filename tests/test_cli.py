@@ -564,7 +564,8 @@ def failure(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 FIT = ("fit", "--config", QUICKSTART, "--config", "tiny.yaml", "--config", "quiet.yaml")
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
-    "unknown command": (("fitt",), "invalid choice: 'fitt'"),
+    "misspelt command": (("fitt",), "'fitt' is no command (did you mean fit?): must be one of fit, "),
+    "misspelt command of ours": (("smaple", "--num", "3"), "'smaple' is no command (did you mean sample?)"),
     "unknown option": ((*FIT, "--nonsense", "3"), "unknown option --nonsense"),
     "misspelt option": (
         (*FIT, "--trainer.max_epoch", "3"),
