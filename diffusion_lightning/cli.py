@@ -25,6 +25,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+import diffusion_lightning.networks  # noqa: F401 — so that its classes are known by their short names
 from diffusion_lightning import precision
 from diffusion_lightning.callbacks import (
     BestCheckpoint,
@@ -58,7 +59,7 @@ usage: lightning COMMAND [options]
   fit         train:    lightning fit --config configs/quickstart.yaml
               resume:   lightning fit --config runs/quickstart/version_0/config.yaml --ckpt_path last
   validate    the loss on held-out images and the FID of a checkpoint
-  test        the same on the test set
+  test        the same, logged as test/…
   predict     samples as single pictures, split over processes
   sample      samples from a checkpoint alone:
                       lightning sample --ckpt_path runs/quickstart/version_0/checkpoints/last.ckpt --output s.png
@@ -101,7 +102,7 @@ The loss on held-out images, and what the config's measurements (FID) say of the
     "test": """\
 lightning test --config runs/NAME/version_0/config.yaml --ckpt_path last [--option value …]
 
-As validate, on the test set.""",
+As validate, on the same images, logged as test/loss.""",
     "predict": """\
 lightning predict --config runs/NAME/version_0/config.yaml --ckpt_path last [--data.num_predictions N]
 

@@ -146,6 +146,8 @@ def explain(message: str, options: list[str] | None = None) -> str:
     """
     text = " ".join(message.split()).replace("<class '", "").replace("'>", "")
     text = text.replace("Parser key ", "option ")
+    # where arguments of a class are given, and the class is not
+    text = re.sub(r"Expected an instantiatable class, but \S*?(\w+) is abstract", r"name the class of \1, too", text)
     # a value tried against the alternatives of a type: the reasons are wanted, and the value if it is plain
     if union := re.search(r"Does not validate against any of the Union subtypes.*?Errors: - (.*)", text):
         reasons, _, value = union[1].partition(" Given value type: ")

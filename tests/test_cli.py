@@ -647,6 +647,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         'option "num": Expected a int. Got value: many',
     ),
     "sample batches of none": (("sample", "--ckpt_path", "good.ckpt", "--batch_size", "0"), "batch_size=0: must be"),
+    "sampler's argument alone": (
+        ("sample", "--ckpt_path", "good.ckpt", "--sampler.steps", "5"),
+        'option "sampler": name the class of Sampler, too',
+    ),
     "sample misspelt": (("sample", "--ckpt_path", "good.ckpt", "--sampler", "Hen"), "Hen (did you mean Heun?)"),
     "sample misspelt nested": (
         ("sample", "--ckpt_path", "good.ckpt", "--sampler", "Heun", "--sampler.step", "3"),

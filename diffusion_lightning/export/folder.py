@@ -8,11 +8,18 @@ from pathlib import Path
 
 from diffusion_lightning.export.record import read_record
 
+WRITTEN = {
+    *("config.yaml", "model.safetensors", "denoiser.pt2", "denoiser.onnx", "denoiser.onnx.data"),
+    *("model_index.json", "scheduler", "unet"),
+}
+"""All that exports write, of whatever format."""
+
 
 def check_output(output: Path, overwrite: bool) -> None:
     """Raise a ValueError that says why, and what to do, if nothing may be written to the folder ``output``.
 
-    A folder that holds anything is left alone; with ``overwrite`` one that an earlier export wrote may be replaced.
+    A folder that holds anything is left alone; with ``overwrite`` one that holds an earlier export, and nothing else,
+    may be replaced.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"output={str(output)!r}: is a file: give a folder")
@@ -26,6 +33,8 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise ValueError(
             f"output={str(output)!r}: was not written by an export, and is not replaced: give another folder"
         ) from error
+    if foreign := sorted(path.name for path in output.iterdir() if path.name not in WRITTEN):
+        raise ValueError(f"output={str(output)!r}: holds {foreign[0]}, which no export wrote: give another folder")
 
 
 @contextmanager

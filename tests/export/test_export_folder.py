@@ -64,7 +64,18 @@ def test_a_folder_that_holds_files_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="is a file: give a folder"):
         check_output(tmp_path / "thesis.tex", overwrite=True)
     (tmp_path / "config.yaml").write_text(RECORD)
+    (tmp_path / "thesis.tex").unlink()
     check_output(tmp_path, overwrite=True)
+
+
+def test_what_a_user_has_put_beside_an_export_is_not_lost(tmp_path):
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "config.yaml").write_text(RECORD)
+        (folder / "denoiser.pt2").write_text("1")
+    check_output(tmp_path / "out", overwrite=True)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds notes\.txt, which no export wrote"):
+        check_output(tmp_path / "out", overwrite=True)
 
 
 def test_a_place_where_nothing_can_be_made_is_named(tmp_path):
