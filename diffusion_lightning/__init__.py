@@ -53,6 +53,7 @@ _HOME = {
     "metrics.reference": ("Reference",),
     "ema": ("EMA",),
     "checkpoint": ("WholeCheckpointIO",),
+    "schedule": ("LinearDecay",),
     "module": ("ScoreModule",),
     "export": ("load_denoiser", "load_sampler"),
     "callbacks": (

@@ -267,7 +267,7 @@ class DiffusionCLI(LightningCLI):
         """Add the run's folder, its checkpoints, the progress bar and the report, unless the config has its own."""
         if self.resumed:
             # now, before the run's folder gets the config of a network that its checkpoints are not of
-            self.model.check_network(self.resumed)
+            (self.model.check_resume if self.subcommand == "fit" else self.model.check_network)(self.resumed)
         if self.subcommand == "fit":
             self._try_optimizer()
         config = self._get(self.config_init, "trainer")

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from diffusion_lightning.augmentation import GeometricAugmentation
@@ -27,7 +27,10 @@ from diffusion_lightning.position import Position
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.recipe import build, describe
+from diffusion_lightning.resume import Change, Makers, changes, check_network, is_of_another_class, lay_over
+from diffusion_lightning.resume import check as check_resume
 from diffusion_lightning.samplers import Heun, Sampler
+from diffusion_lightning.schedule import ANY_LENGTH, advance, make_scheduler, misfit
 from diffusion_lightning.sde import SDE
 from diffusion_lightning.sharding import gathered, is_sharded, number_as_in, shard, whole_of
 
@@ -56,7 +59,8 @@ class ScoreModule(LightningModule):
         ema_decay: d of :class:`EMA`, in [0, 1].
         optimizer: makes the optimizer from the trainable parameters; AdamW at 2e-4 if left out.
         lr_scheduler: makes a scheduler from the optimizer; none if left out. A ``ReduceLROnPlateau`` is stepped once an
-            epoch on its ``monitor``, any other one after every optimizer step.
+            epoch on its ``monitor``, any other one after every optimizer step. One whose argument ``total_steps`` is
+            left out (:class:`~diffusion_lightning.schedule.LinearDecay`, ``OneCycleLR``) is told the run's length.
         sampler: draws samples wherever no other is named; :class:`Heun` with 18 steps if left out.
         clip_norm: the largest norm of the gradient; ``None`` for no clipping. The trainer's ``gradient_clip_val``,
             if given, takes its place.
@@ -158,14 +162,24 @@ class ScoreModule(LightningModule):
             self._set_shape(data.shape)
 
     def on_train_start(self) -> None:
-        """Go on exactly where a checkpoint was saved."""
+        """Go on exactly where a checkpoint was saved, but for what is asked for otherwise now."""
+        run_steps = self.trainer.estimated_stepping_batches
         if "position" in self._resumed:
-            Position(**self._resumed["position"]).go_on(self.trainer)
+            position = Position(**self._resumed["position"])
+            position.go_on(self.trainer)
+            run_steps = position.run_steps(self.trainer, self.global_step)
             self.skipped_steps = self._resumed["skipped_steps"]
             self._skipped_in_a_row = self._resumed["skipped_in_a_row"]
             self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._resumed["metrics"].items()})
             self._epoch_losses = self.own_part(self._resumed["epoch_losses"])
+        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        if self._resumed:
+            self._lay_over(schedulers[0] if schedulers else None, run_steps)
         self._resumed = {}
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            for scheduler in schedulers:
+                if message := misfit(scheduler, run_steps):
+                    rank_zero_warn(message)
 
     def configure_model(self) -> None:
         """Split the network and its EMA over the processes, if the trainer's strategy is ``ModelParallelStrategy``."""
@@ -265,14 +279,15 @@ class ScoreModule(LightningModule):
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step a scheduler; those of a metric have been stepped in :meth:`on_train_epoch_end`."""
         if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            scheduler.step()
+            advance(scheduler)
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the trainable parameters, and the scheduler if there is one."""
         optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
+        run_steps = ANY_LENGTH if self._trainer is None else self.trainer.estimated_stepping_batches
+        scheduler = make_scheduler(self.lr_scheduler, optimizer, run_steps)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             monitor = getattr(scheduler, "monitor", "train/loss_epoch")
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
@@ -434,6 +449,17 @@ class ScoreModule(LightningModule):
             return parts[self.global_rank]
         return parts.sum(0) if self.global_rank == 0 else torch.zeros_like(parts[0])
 
+    def _lay_over(self, scheduler: Any, run_steps: float) -> None:
+        """Let what is asked for now be done by the restored optimizer and scheduler, with one line for each change."""
+        optimizer, saved = self.optimizers(use_pl_optimizer=False), self._resumed["hyper_parameters"]
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        states, own = self._resumed["lr_schedulers"], Makers(self.optimizer, self.lr_scheduler)
+        step = self.global_step
+        lines = lay_over(optimizer, scheduler, states[0] if states else None, saved, own, run_steps, step)
+        changed = [f"model.{change.name} was {change.was}, is {change.now}" for change in self._resumed["changes"]]
+        for line in changed + lines:
+            rank_zero_info(f"resumed: {line} from step {step} on")
+
     def _compile_once(self) -> None:
         compile_in_place(self.network, self._compile, self.device)
         self._compile = False
@@ -461,16 +487,19 @@ class ScoreModule(LightningModule):
             "metrics": {name: value.item() for name, value in self.trainer.callback_metrics.items()},
         }
 
+    def changes(self, checkpoint: dict[str, Any]) -> list[Change]:
+        """The options in which this module differs from a checkpoint's."""
+        parameters = inspect.signature(ScoreModule).parameters.values()
+        defaults = {p.name: describe(p.default) for p in parameters if p.default is not inspect.Parameter.empty}
+        return changes(checkpoint["hyper_parameters"], self.hparams, defaults)
+
     def check_network(self, checkpoint: dict[str, Any]) -> None:
         """Raise a ValueError that names the difference, if a checkpoint is of another network than this module's."""
-        saved, own = checkpoint["hyper_parameters"]["network"], self.hparams["network"]
-        if saved["class_path"] == own["class_path"]:  # an argument newer than the checkpoint had its default there
-            parameters = inspect.signature(type(self.network)).parameters
-            newer = own["init_args"].keys() & parameters.keys() - saved["init_args"].keys()
-            defaults = {name: describe(parameters[name].default) for name in newer}
-            saved = {**saved, "init_args": {**defaults, **saved["init_args"]}}
-        if difference := _difference(saved, own):
-            raise ValueError(f"the checkpoint is of another network: {difference}")
+        check_network(self.changes(checkpoint))
+
+    def check_resume(self, checkpoint: dict[str, Any]) -> None:
+        """Raise a ValueError that names the option, if training cannot go on from a checkpoint as is asked for now."""
+        check_resume(self.changes(checkpoint), checkpoint["hyper_parameters"], self.hparams)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the EMA back, after checking that the checkpoint is of this network.
@@ -478,12 +507,21 @@ class ScoreModule(LightningModule):
         Raises:
             ValueError: if the checkpoint's network is another one.
         """
-        self.check_network(checkpoint)
+        is_resumed = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        (self.check_resume if is_resumed else self.check_network)(checkpoint)
         if self.shape is None and checkpoint["hyper_parameters"]["shape"] is not None:
             self._set_shape(checkpoint["hyper_parameters"]["shape"])
         self.ema.load_state_dict(checkpoint["ema"])
-        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
-            self._resumed = checkpoint[KEY]
+        self.ema.decay = self.hparams["ema_decay"]
+        if is_resumed:
+            self._resumed = {
+                **checkpoint[KEY],
+                "hyper_parameters": checkpoint["hyper_parameters"],
+                "changes": self.changes(checkpoint),
+                "lr_schedulers": checkpoint["lr_schedulers"],
+            }
+            if is_of_another_class(checkpoint["hyper_parameters"]["lr_scheduler"], self.hparams["lr_scheduler"]):
+                checkpoint["lr_schedulers"] = []  # Lightning would write the one's state into the other
             if "position" not in self._resumed:
                 rank_zero_warn(
                     f"the checkpoint is of version {self._resumed['version']}, which did not write down where in an "
@@ -517,13 +555,3 @@ class ScoreModule(LightningModule):
     def _set_shape(self, shape: Sequence[int]) -> None:
         self.shape = tuple(shape)
         self.hparams["shape"] = list(shape)
-
-
-def _difference(saved: dict[str, Any], own: dict[str, Any]) -> str:
-    """In which words two networks' recipes differ; empty if they are of the same function."""
-    if saved["class_path"] != own["class_path"]:
-        return f"{saved['class_path']} there, {own['class_path']} here"
-    # how a network is computed is free to change
-    names = (saved["init_args"].keys() | own["init_args"].keys()) - {"checkpointing"}
-    pairs = [(name, saved["init_args"].get(name), own["init_args"].get(name)) for name in sorted(names)]
-    return "; ".join(f"{name}={there} there, {here} here" for name, there, here in pairs if there != here)

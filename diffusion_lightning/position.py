@@ -6,6 +6,7 @@ on the hook that saved. So a checkpoint of ours says where it stands in numbers 
 before the first batch of a resumed run the loops' counters are set by them.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,6 +63,25 @@ class Position:
         checkpoint["epoch"] = max(0, self.epoch - (self.batch == 0))  # by Lightning's custom, that of the last step
         return asdict(self)
 
+    def run_steps(self, trainer: Trainer, step: int) -> float:
+        """Optimizer steps of the whole run: the ``step`` that are done, and those from here to where it is to end.
+
+        Without any other number of examples or processes in between, `Trainer.estimated_stepping_batches`.
+        """
+        batches, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
+        if trainer.max_epochs in (None, -1) or batches == math.inf:
+            total = math.inf
+        else:
+            per_epoch = math.ceil(batches / accumulated)
+            begun = math.ceil(min(self._batch_here(trainer), batches) / accumulated)
+            total = step + max((trainer.max_epochs - self.epoch) * per_epoch - begun, 0)  # type: ignore[operator]
+        return min(total, trainer.max_steps) if trainer.max_steps != -1 else total
+
+    def _batch_here(self, trainer: Trainer) -> int:
+        """How many batches of this trainer's size are not more than those of the epoch that have been trained on."""
+        examples = getattr(trainer.datamodule, "batch_size", 0) * trainer.world_size  # type: ignore[attr-defined]
+        return self.batch * self.examples // examples if examples and self.examples else self.batch
+
     def go_on(self, trainer: Trainer) -> None:
         """Set the counters of a resumed run, before its first batch, so that the next step is the one that was due.
 
@@ -71,7 +91,7 @@ class Position:
         fit, batch, there = trainer.fit_loop, self.batch, trainer.num_training_batches
         examples = getattr(trainer.datamodule, "batch_size", 0) * trainer.world_size  # type: ignore[attr-defined]
         if examples and self.examples and (examples, trainer.world_size) != (self.examples, self.world_size):
-            batch = batch * self.examples // examples
+            batch = self._batch_here(trainer)
             rank_zero_warn(
                 f"resumed with {trainer.world_size} processes and {examples} examples per step, before it were "
                 f"{self.world_size} and {self.examples}: the order of the data changes, and epoch {self.epoch} goes on "

@@ -28,17 +28,34 @@ def describe(value: Any) -> Any:
         return [describe(item) for item in value]
     if isinstance(value, dict):
         return {key: describe(item) for key, item in value.items()}
-    if inspect.isclass(value):
-        return _recipe(value, {})
-    if isinstance(value, partial):
-        # jsonargparse binds the class behind an instantiating function, a user binds the class itself
-        made = [item for item in (value.func, *value.args) if inspect.isclass(item)]
-        if len(made) == 1:
-            return _recipe(made[0], value.keywords)
-    if isinstance(value, partial) or inspect.isroutine(value):
-        name = getattr(value, "__qualname__", value)
-        raise ValueError(f"{name} is a function, which checkpoints cannot hold: give functools.partial(a class, …)")
+    if inspect.isclass(value) or isinstance(value, partial) or inspect.isroutine(value):
+        return _recipe(*class_behind(value))
     return _recipe(type(value), {name: _argument(value, name) for name in _parameters(type(value))})
+
+
+def class_behind(maker: Any) -> tuple[type, dict[str, Any]]:
+    """The class that a class, or a ``functools.partial`` of it, makes an object of, and the arguments that are bound.
+
+    Raises:
+        ValueError: if it is a function.
+    """
+    if inspect.isclass(maker):
+        return maker, {}
+    if isinstance(maker, partial):
+        # jsonargparse binds the class behind an instantiating function, a user binds the class itself
+        made = [item for item in (maker.func, *maker.args) if inspect.isclass(item)]
+        if len(made) == 1:
+            return made[0], maker.keywords
+    name = getattr(maker, "__qualname__", maker)
+    raise ValueError(f"{name} is a function, which checkpoints cannot hold: give functools.partial(a class, …)")
+
+
+def class_of(recipe: dict[str, Any]) -> Any:
+    """What a recipe's ``class_path`` names; the path itself if it names nothing here."""
+    try:
+        return resolve_name(recipe["class_path"])
+    except (ImportError, AttributeError, ValueError):
+        return recipe["class_path"]
 
 
 def build(cls: type, arguments: dict[str, Any]) -> Any:
