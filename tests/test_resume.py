@@ -10,7 +10,11 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import SGD, AdamW, RMSprop
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, OneCycleLR, StepLR
 
-from diffusion_lightning import DDIM, DenoisingScoreMatching, KarrasSDE, LinearDecay, NoisePrediction, UNet, VPSDE
+from diffusion_lightning import DDIM, VPSDE, DenoisingScoreMatching, KarrasSDE, LinearDecay, NoisePrediction, UNet
+
+HALVING = partial(ExponentialLR, gamma=0.5)
+HALVED = [0.5**n for n in (3, 4, 5)]
+PLATEAU = partial(ReduceLROnPlateau, monitor="train/loss_epoch")
 
 STEPS = 3
 """Of an epoch; each run here stops after two and goes on."""
@@ -32,7 +36,7 @@ class Rates(Callback):
 
 @pytest.fixture
 def fit(make_module, make_data, make_trainer, tmp_path, caplog):
-    """Trains an epoch with some arguments, then a second one with others; gives the second's module, rates and lines."""
+    """Trains an epoch with some arguments, then a second one with others; gives the second's module, rates, lines."""
 
     def run(before: dict[str, Any], after: dict[str, Any], watch: tuple[str, ...] = (), epochs: int = 2, **more: Any):
         first = make_trainer(max_epochs=1, **more)
@@ -84,7 +88,7 @@ def test_what_is_not_changed_is_bit_for_bit_the_same(fit, make_module, make_data
 
 
 def test_an_unchanged_resume_says_nothing(fit):
-    same = {"optimizer": adamw(), "lr_scheduler": partial(ExponentialLR, gamma=0.5)}
+    same = {"optimizer": adamw(), "lr_scheduler": HALVING}
     assert fit(same, same)[2] == []
     # given or left to its default is the same
     assert fit({"optimizer": adamw()}, {"optimizer": adamw(betas=(0.9, 0.999), weight_decay=0.01)})[2] == []
@@ -103,9 +107,8 @@ def test_an_unchanged_resume_says_nothing(fit):
     ],
 )
 def test_each_option_of_an_optimizer(fit, made, options):
-    _, rates, lines = fit(
-        {"optimizer": partial(made, lr=1e-3)}, {"optimizer": partial(made, lr=1e-3, **options)}, (*options,)
-    )
+    before, after = partial(made, lr=1e-3), partial(made, lr=1e-3, **options)
+    _, rates, lines = fit({"optimizer": before}, {"optimizer": after}, (*options,))
     assert rates.groups == options
     assert len(lines) == len([name for name in options if name != "dampening"])
 
@@ -125,7 +128,7 @@ def test_a_longer_schedule_is_the_one_that_was_asked_for(fit):
 
 
 def test_another_rate_under_a_schedule_is_on_its_curve(fit):
-    decay = partial(ExponentialLR, gamma=0.5)
+    decay = HALVING
     _, rates, _ = fit(
         {"optimizer": adamw(), "lr_scheduler": decay}, {"optimizer": adamw(lr=1e-2), "lr_scheduler": decay}
     )
@@ -135,12 +138,12 @@ def test_another_rate_under_a_schedule_is_on_its_curve(fit):
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        (None, partial(ExponentialLR, gamma=0.5), [0.5**n for n in (3, 4, 5)]),
-        (partial(ExponentialLR, gamma=0.5), None, [1.0] * 3),
-        (partial(StepLR, step_size=1), partial(ExponentialLR, gamma=0.5), [0.5**n for n in (3, 4, 5)]),
-        (partial(ReduceLROnPlateau, monitor="train/loss_epoch"), partial(ExponentialLR, gamma=0.5), [0.5**n for n in (3, 4, 5)]),
-        (partial(ExponentialLR, gamma=0.5), partial(ReduceLROnPlateau, monitor="train/loss_epoch"), [1.0] * 3),
-        (partial(OneCycleLR, max_lr=1.0, total_steps=9), partial(ExponentialLR, gamma=0.5), [0.5**n for n in (3, 4, 5)]),
+        (None, HALVING, HALVED),
+        (HALVING, None, [1.0] * 3),
+        (partial(StepLR, step_size=1), HALVING, HALVED),
+        (PLATEAU, HALVING, HALVED),
+        (HALVING, PLATEAU, [1.0] * 3),
+        (partial(OneCycleLR, max_lr=1.0, total_steps=9), HALVING, HALVED),
     ],
     ids=["none to one", "one to none", "another", "from plateau", "to plateau", "from one cycle"],
 )  # fmt: skip
@@ -177,7 +180,7 @@ def test_a_schedule_follows_the_run_that_has_become_longer(fit):
 
 
 def test_the_length_is_that_of_the_steps_made_and_those_to_come(make_module, make_data, make_trainer, tmp_path):
-    """Four of six batches at 8 examples, then on at 16: of the first epoch's six batches' examples one batch is left."""
+    """Four of six batches at 8 examples, then on at 16: one batch of the first epoch is left."""
     follows = {"optimizer": adamw(), "lr_scheduler": partial(LinearDecay, end_factor=0.1)}
     first = make_trainer(max_epochs=2, max_steps=4, limit_train_batches=6)
     first.fit(make_module(**follows), datamodule=make_data(8))
@@ -214,7 +217,7 @@ def test_decay_clipping_objective_and_sampler(fit):
         ({"optimizer": partial(SGD, lr=0.1)}, "model.optimizer=SGD: the checkpoint has the state of AdamW, of which"),
         ({"optimizer": adamw(amsgrad=True)}, "model.optimizer.amsgrad=True: cannot be changed on a resume, for"),
         ({"sde": KarrasSDE(sigma_max=50.0)}, r"model.sde.sigma_max=50.0: the checkpoint was trained with 80.0, and"),
-        ({"sde": VPSDE()}, "model.sde=VPSDE: the checkpoint was trained with KarrasSDE, and its weights mean nothing"),
+        ({"sde": VPSDE()}, "model.sde=VPSDE: the checkpoint was trained with KarrasSDE, and its weights mean noth"),
         ({"parameterization": NoisePrediction()}, "model.parameterization=NoisePrediction: the checkpoint was trained"),
         (
             {"network": UNet(channels=(8,), num_res_blocks=1, embed_dim=8, patch_size=4)},
