@@ -107,7 +107,7 @@ def sequence() -> SequentialLR:
         (lambda: OneCycleLR(sgd(), 1.0, 100), 200, "OneCycleLR ends after 100 steps, but the run makes 200: the"),
         (lambda: OneCycleLR(sgd(), 1.0, 100), 12, "leave out model.lr_scheduler.total_steps to follow the run"),
         (lambda: PolynomialLR(sgd(), 100), 200, "give --model.lr_scheduler.total_iters 200"),
-        (lambda: CosineAnnealingLR(sgd(), 100), 200, "200: the rate then rises again; give --model.lr_scheduler.T_max 200"),
+        (lambda: CosineAnnealingLR(sgd(), 100), 200, "the rate then rises again; give --model.lr_scheduler.T_max 200"),
         (lambda: MultiStepLR(sgd(), [10, 100]), 50, "MultiStepLR is for 100 steps, but the run makes 50"),
         (lambda: MultiStepLR(sgd(), [10, 100]), 500, None),
         (lambda: ConstantLR(sgd(), 0.1, 100), 500, None),
