@@ -519,6 +519,40 @@ def test_a_checkpoint_of_another_run_starts_a_new_one(fit):
     assert [path.name for path in (fit.folder / "runs" / "a" / "first").iterdir()] == ["version_0"]
 
 
+def test_a_learning_rate_that_is_changed_on_a_resume_is_the_one_that_trains(fit, caplog):
+    adamw = ("--model.optimizer", "torch.optim.AdamW", "--model.lr_scheduler", "null", "--model.optimizer.lr")
+    fit(*adamw, "0.001")
+    with caplog.at_level("INFO"):
+        fit(*adamw, "0.0001", "--ckpt_path", "last", "--trainer.max_epochs", "2")
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count("resumed: model.optimizer.lr was 0.001, is 0.0001 from step 3 on") == 1
+    folder = fit.folder / "runs" / "digits" / "version_0"
+    assert {row["train/lr"] for row in rows(folder) if int(row["step"]) >= 3 and "train/lr" in row} == {"0.0001"}
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["model"]["optimizer"]["init_args"]["lr"] == 0.0001
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["optimizer_states"][0]["param_groups"][0]["lr"] == 0.0001
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            ("--model.optimizer", "torch.optim.SGD"),
+            "model.optimizer=SGD: the checkpoint has the state of Muon, of which",
+        ),
+        (("--model.sde.sigma_max", "50"), "model.sde.sigma_max=50.0: the checkpoint was trained with 80.0, and its"),
+    ],
+)
+def test_what_cannot_be_changed_on_a_resume_is_refused_before_anything_is_written(fit, capsys, asked, said):
+    fit()
+    before = tree(fit.folder / "runs")
+    with pytest.raises(SystemExit):
+        fit(*asked, "--ckpt_path", "last", "--trainer.max_epochs", "2")
+    assert f"lightning: error: {said}" in capsys.readouterr().err
+    assert tree(fit.folder / "runs") == before
+
+
 def test_a_recipe_that_leaves_out_what_it_can_resumes_too(fit):
     """The defaults, some of them objects, must survive being written to config.yaml."""
     (fit.folder / "least.yaml").write_text(

@@ -10,6 +10,7 @@ from torchvision.io import write_png
 from diffusion_lightning import ScoreModule, cli
 from diffusion_lightning.checkpoint import load_checkpoint
 from diffusion_lightning.recipe import build
+from diffusion_lightning.schedule import advance, follows_the_run, make_scheduler
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
@@ -162,21 +163,31 @@ def test_the_edm_papers_numbers(capsys):
     assert model["ema_decay"] == pytest.approx(0.5 ** (512 / 0.5e6), abs=1e-6)
 
 
-def test_the_hours_schedule_is_as_long_as_its_epochs(capsys):
-    """cifar10.yaml: the learning rate is gone when the last of 50,000 pictures' 256 epochs ends."""
+@pytest.mark.parametrize(("devices", "batch_size", "steps"), [(1, 256, 49_920), (8, 32, 49_920), (8, 256, 6_144)])
+def test_the_hours_schedule_is_as_long_as_its_epochs(capsys, devices, batch_size, steps):
+    """cifar10.yaml: on any number of GPUs the rate is gone when the last of 50,000 pictures' 256 epochs ends."""
     config = resolved(capsys, CONFIGS / "cifar10.yaml")
-    steps = config["trainer"]["max_epochs"] * (50_000 // config["data"]["init_args"]["batch_size"])
-    made = build(ScoreModule, config["model"]).configure_optimizers()
-    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    assert config["trainer"]["max_epochs"] * (50_000 // (batch_size * devices)) == steps
+    module = build(ScoreModule, config["model"])
+    optimizer = module.optimizer(module.parameters())
+    assert module.lr_scheduler is not None
+    scheduler = make_scheduler(module.lr_scheduler, optimizer, steps)
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        scheduler.step()
+        advance(scheduler)
     assert rates[0] == pytest.approx(8e-6)
     assert max(rates) == pytest.approx(8e-4)
-    assert rates.index(max(rates)) == pytest.approx(1000, abs=2)
+    assert rates.index(max(rates)) == pytest.approx(0.02 * steps, abs=2)
     assert optimizer.param_groups[0]["lr"] < 1e-8
+
+
+@pytest.mark.parametrize("name", ["quickstart", "mnist", "points_ncsn", "points_ddpm", "cifar10"])
+def test_the_recipes_schedules_follow_the_run(capsys, name):
+    module = build(ScoreModule, resolved(capsys, CONFIGS / f"{name}.yaml")["model"])
+    assert module.lr_scheduler is not None
+    assert follows_the_run(module.lr_scheduler)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10_edm"])

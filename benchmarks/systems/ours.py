@@ -60,7 +60,6 @@ class Ours(System):
         return [
             *("fit", "--config", str(CONFIGS / "mnist.yaml"), "--data.root", self.root),
             *(f"--trainer.{name}={value}" for name, value in schedule.items()),
-            f"--model.lr_scheduler.init_args.total_iters={self.steps}",
             *("--trainer.logger=false", f"--trainer.default_root_dir={folder}"),
             *(*self.options, *options),
         ]
