@@ -30,7 +30,7 @@ from diffusion_lightning.recipe import build, describe
 from diffusion_lightning.resume import Change, Makers, changes, check_network, is_of_another_class, lay_over
 from diffusion_lightning.resume import check as check_resume
 from diffusion_lightning.samplers import Heun, Sampler
-from diffusion_lightning.schedule import ANY_LENGTH, advance, make_scheduler, misfit
+from diffusion_lightning.schedule import ANY_LENGTH, advance, make_scheduler, misfit, overruled
 from diffusion_lightning.sde import SDE
 from diffusion_lightning.sharding import gathered, is_sharded, number_as_in, shard, whole_of
 
@@ -178,7 +178,7 @@ class ScoreModule(LightningModule):
         self._resumed = {}
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             for scheduler in schedulers:
-                if message := misfit(scheduler, run_steps):
+                for message in filter(None, (misfit(scheduler, run_steps), overruled(scheduler))):
                     rank_zero_warn(message)
 
     def configure_model(self) -> None:

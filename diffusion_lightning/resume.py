@@ -25,7 +25,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from diffusion_lightning.recipe import build, class_of, describe
-from diffusion_lightning.schedule import at_step, follows_the_run
+from diffusion_lightning.schedule import ANY_LENGTH, at_step, follows_the_run
 
 MEANING = ("network", "sde", "parameterization")
 """Parts of a module that decide what its weights mean."""
@@ -104,6 +104,13 @@ def check(found: list[Change], saved: Mapping[str, Any], own: Mapping[str, Any])
                 "use: leave it out, or start a new run without --ckpt_path"
             )
     changed = [change for change in found if change.part == "optimizer"]
+    for change in changed:
+        if _is_overruled(change, saved["optimizer"], own):
+            scheduler = _short(own["lr_scheduler"])
+            raise ValueError(
+                f"model.{change.name}={change.now}: does nothing, for {scheduler} sets it by its own arguments: change "
+                f"those (lightning fit --model.lr_scheduler.help {scheduler} lists them)"
+            )
     if changed and (reason := _why_not(saved["optimizer"], own["optimizer"])):
         names = ", ".join(f"model.{change.name}={change.now}" for change in changed)
         raise ValueError(
@@ -181,9 +188,7 @@ def _differences(name: str, was: Any, now: Any) -> Iterator[Change]:
         for argument in before.keys() | after.keys():
             yield from _differences(f"{name}.{argument}", before.get(argument), after.get(argument))
     elif was != now:
-        yield Change(
-            name, *(value["class_path"].rpartition(".")[2] if _is_recipe(value) else value for value in (was, now))
-        )
+        yield Change(name, _short(was), _short(now))
 
 
 def _short(value: Any) -> Any:
@@ -202,6 +207,19 @@ def _all_arguments(recipe: dict[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(cls).parameters.values()
     usual = {p.name: describe(p.default) for p in parameters if p.default is not inspect.Parameter.empty}
     return {**usual, **recipe["init_args"]}
+
+
+def _is_overruled(change: Change, saved: Any, own: Mapping[str, Any]) -> bool:
+    """Whether a changed option of the optimizer makes no difference, because the scheduler sets its value."""
+    option, groups = change.name.rpartition(".")[2], []
+    for recipe in (saved, own["optimizer"]):
+        makers = build(Makers, {"optimizer": recipe, "lr_scheduler": own["lr_scheduler"]})
+        weight = [nn.Parameter(torch.zeros(1))]
+        groups.append(
+            [at_step(makers.optimizer, made, ANY_LENGTH, 0, weight)[0] for made in (None, makers.lr_scheduler)]
+        )
+    (before, before_set), (after, after_set) = ([o.param_groups[0].get(option) for o in pair] for pair in groups)
+    return before != after and before_set == after_set
 
 
 def _why_not(saved: Any, own: Any) -> str | None:

@@ -15,6 +15,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
+    CyclicLR,
     LinearLR,
     MultiStepLR,
     OneCycleLR,
@@ -115,6 +116,20 @@ def at_step(make_optimizer: MakeOptimizer, make: MakeScheduler | None, run_steps
             for _ in range(step):
                 advance(scheduler)
     return optimizer, scheduler
+
+
+def overruled(scheduler: Any) -> str | None:
+    """In which words the optimizer's own rate does nothing, because the scheduler sets it; None if it is its default."""
+    if not isinstance(scheduler, OneCycleLR | CyclicLR):
+        return None
+    given, (group, *_) = scheduler.optimizer.defaults["lr"], scheduler.optimizer.param_groups
+    highest = group["max_lr"] if isinstance(scheduler, OneCycleLR) else scheduler.max_lrs[0]
+    if given in (highest, inspect.signature(type(scheduler.optimizer)).parameters["lr"].default):
+        return None
+    return (
+        f"model.optimizer.lr={given}: does nothing, for {type(scheduler).__name__} goes up to its max_lr={highest}: "
+        f"give --model.lr_scheduler.max_lr {given} if that was meant"
+    )
 
 
 def misfit(scheduler: Any, run_steps: float) -> str | None:

@@ -230,6 +230,12 @@ def test_what_cannot_be_applied_is_refused(fit, changed, message):
         fit({"optimizer": adamw()}, {"optimizer": adamw(), **changed})
 
 
+def test_a_rate_that_the_scheduler_sets_is_refused(fit):
+    cycle = partial(OneCycleLR, max_lr=1e-3, total_steps=9)
+    with pytest.raises(ValueError, match=r"model\.optimizer\.lr=0\.5: does nothing, for OneCycleLR sets it by its own"):
+        fit({"optimizer": adamw(), "lr_scheduler": cycle}, {"optimizer": adamw(lr=0.5), "lr_scheduler": cycle})
+
+
 def test_dropout_is_no_other_network(fit):
     def network(dropout: float) -> UNet:
         return UNet(channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False, patch_size=4, dropout=dropout)

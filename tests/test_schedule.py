@@ -10,6 +10,7 @@ import torch
 from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingLR,
+    CyclicLR,
     ExponentialLR,
     LinearLR,
     MultiStepLR,
@@ -19,7 +20,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from diffusion_lightning import LinearDecay
-from diffusion_lightning.schedule import advance, at_step, make_scheduler, misfit
+from diffusion_lightning.schedule import advance, at_step, make_scheduler, misfit, overruled
 
 
 def sgd(lr: float = 0.8) -> torch.optim.SGD:
@@ -120,6 +121,15 @@ def sequence() -> SequentialLR:
 def test_a_schedule_that_is_not_for_this_run_is_told_of(make, run_steps, said):
     found = misfit(make(), run_steps)
     assert found is None if said is None else said in found
+
+
+@pytest.mark.parametrize("make", [OneCycleLR, partial(CyclicLR, base_lr=0.01)])
+def test_a_rate_that_its_scheduler_overrules_is_told_of(make):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    others = {} if isinstance(make, partial) else {"total_steps": 5}
+    assert overruled(make(optimizer, max_lr=0.1, **others)) is None
+    assert "model.optimizer.lr=0.1: does nothing" in (overruled(make(optimizer, max_lr=0.5, **others)) or "")
+    assert overruled(LinearDecay(sgd(), total_steps=5)) is None
 
 
 def test_a_run_warns_at_its_start_and_goes_to_its_end(make_module, make_data, make_trainer):
