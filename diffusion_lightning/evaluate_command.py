@@ -27,12 +27,12 @@ from diffusion_lightning.images import to_uint8, write_png
 from diffusion_lightning.likelihood import bits_per_dim
 from diffusion_lightning.metrics.evaluation import MetricName, evaluate, metric_name, possible_metrics
 from diffusion_lightning.metrics.fid import FeatureName, build_features, default_cache
-from diffusion_lightning.metrics.neighbours import find_neighbours, image_batches, neighbours_picture
+from diffusion_lightning.metrics.neighbours import PROBES, find_neighbours, image_batches, neighbours_picture
 from diffusion_lightning.metrics.reference import Reference
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.precision import AutoPrecision, has_bf16_units
 from diffusion_lightning.progress import progress_bar, watched
-from diffusion_lightning.randomness import Stream, derive_seed
+from diffusion_lightning.randomness import Stream, derive_seed, draw_some
 from diffusion_lightning.real_images import (
     RealImages,
     data_of_run,
@@ -218,11 +218,12 @@ class _Drawn:
 def _run(options: Namespace, subject: _Subject, samplers: Sequence[Sampler], folder: Path) -> None:
     """Judge each sampler; what is known by then is on disk after each."""
     reference = subject.reference()
-    bits = _bits_per_dim(subject) if options.bits_per_dim is not None else {}
+    bits, bits_of = _bits_per_dim(subject) if options.bits_per_dim is not None else ({}, {})
     results = Results(is_sweep=len(samplers) > 1)
     for sampler in samplers:
         entry, drawn = _judge(subject, sampler, reference)
         entry["metrics"] |= bits
+        entry["settings"] |= bits_of
         results.entries.append(entry)
         results.families.append(_label(sampler, with_steps=False))
         if subject.rows and entry is (results.best or results.entries[0]):
@@ -284,15 +285,17 @@ def _samples(subject: _Subject, sampler: Sampler) -> Iterator[Tensor]:
             bar.update(size)
 
 
-def _bits_per_dim(subject: _Subject) -> dict[str, float]:
-    """Mean of held-out examples and its standard error, named by how many there are."""
+def _bits_per_dim(subject: _Subject) -> tuple[dict[str, float], dict[str, Any]]:
+    """Mean of held-out examples and its standard error, named by how many there are; and which examples they are."""
     options, module = subject.options, subject.module
     assert subject.data is not None
     subject.data.prepare_data()
     subject.data.setup("test")
     held_out = subject.data.held_out_images
-    count = min(options.bits_per_dim, len(held_out))  # type: ignore[arg-type]
-    images, labels = held_out[list(range(count))]
+    available: int = len(held_out)  # type: ignore[arg-type]
+    chosen = draw_some(options.bits_per_dim, available, options.seed)
+    count = len(chosen)
+    images, labels = held_out[chosen.tolist()]
     with module.eval().ema_weights():
         values = bits_per_dim(
             module.denoiser,
@@ -305,7 +308,7 @@ def _bits_per_dim(subject: _Subject) -> dict[str, float]:
     found = {f"bits_per_dim@{count}": values.mean().item()}
     if count > 1:
         found[f"bits_per_dim_error@{count}"] = values.std().item() / math.sqrt(count)
-    return found
+    return found, {"bits_per_dim": {"held_out": count, "of": available, "seed": options.seed}}
 
 
 def _look_at_neighbours(subject: _Subject, drawn: _Drawn, reference: Reference | None, path: Path) -> dict[str, Any]:
@@ -320,6 +323,7 @@ def _look_at_neighbours(subject: _Subject, drawn: _Drawn, reference: Reference |
         reference.features,
         subject.rows,
         NEAREST,
+        seed=subject.options.seed,
         progress=not subject.options.quiet,
     )
     write_png(neighbours_picture(found, subject.real.images), path)
@@ -327,6 +331,7 @@ def _look_at_neighbours(subject: _Subject, drawn: _Drawn, reference: Reference |
     return {
         "smallest_ratio": found.ratios.min().item(),
         "copies": found.copies,
+        "usual_of": min(PROBES, subject.real.count),
         **{name: {"closest_shown": near.distances.min().item(), "usual": near.usual} for name, near in spaces},
     }
 
@@ -361,7 +366,7 @@ def evaluate_parser() -> OneLineParser:
         help="'[fid, kid, is, precision_recall]'; all that features and reference allow by default.",
     )
     parser.add_argument(
-        "--bits_per_dim", type=int | None, default=None, help="Measure it too, on so many held-out examples."
+        "--bits_per_dim", type=int | None, default=None, help="Also, on so many held-out examples, drawn by the seed."
     )
     parser.add_argument(
         "--data",

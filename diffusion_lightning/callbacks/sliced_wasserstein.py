@@ -10,7 +10,7 @@ from diffusion_lightning.callbacks.pictures import check_at_least_one
 from diffusion_lightning.callbacks.sampling import Measurement
 from diffusion_lightning.metrics.sliced_wasserstein import sliced_wasserstein
 from diffusion_lightning.module import ScoreModule
-from diffusion_lightning.randomness import Stream, derive_seed, global_seed
+from diffusion_lightning.randomness import Stream, derive_seed, draw_some, global_seed
 from diffusion_lightning.samplers import Sampler
 
 
@@ -24,7 +24,7 @@ class SlicedWasserstein(Measurement):
 
     Args:
         sampler: the module's own if left out.
-        num_samples: generated points, and held-out points that they are compared with: the first of them.
+        num_samples: generated points, and held-out points that they are compared with, drawn by the run's seed.
         every_n_epochs: how often; the end of training always counts.
 
     Raises:
@@ -56,7 +56,8 @@ class SlicedWasserstein(Measurement):
             )
 
     def evaluate(self, trainer: Trainer, pl_module: ScoreModule) -> None:
-        real = held_out_points(self, trainer, pl_module, "FIDCallback")[: self.num_samples]
+        points = held_out_points(self, trainer, pl_module, "FIDCallback")
+        real = points[draw_some(self.num_samples, len(points), global_seed())]
         # the seed has no rank in it: a log that every process writes needs no synchronization if all write the same
         generator = torch.Generator(pl_module.device).manual_seed(derive_seed(global_seed(), Stream.DISTANCE))
         samples = pl_module.sample(self.sampler, self.num_samples, generator=generator, batch_size=self.num_samples)

@@ -21,7 +21,7 @@ from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.images import figure_picture
 from diffusion_lightning.module import ScoreModule
-from diffusion_lightning.randomness import Stream, derive_seed, global_seed
+from diffusion_lightning.randomness import Stream, derive_seed, draw_some, global_seed
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.sde import SDE, expand
 
@@ -48,7 +48,7 @@ class VectorField(SamplingCallback):
 
     Args:
         sampler: the module's own if left out.
-        num_samples: generated points, and held-out points shown at most.
+        num_samples: generated points, and held-out points shown at most, drawn by the run's seed.
         noise_level: σ/α of the field, positive, in units of the points; limited to those of [t_min, T].
         every_n_epochs: how often; the end of training always counts.
         name: of the folder and of the picture with the loggers; give one to each of several pictures.
@@ -109,7 +109,7 @@ class VectorField(SamplingCallback):
             self.sampler, self.num_samples, generator=generator, batch_size=self.num_samples, trajectory=True
         )
         level = pl_module.denoiser.sde.noise_level(time).item()
-        shown = real[: self.num_samples]
+        shown = real[draw_some(self.num_samples, len(real), global_seed())]
         picture = draw(grid.cpu(), field.cpu().float(), level, shown, states.cpu().float(), low, high)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             leave_picture(trainer, self.name, picture, path)
