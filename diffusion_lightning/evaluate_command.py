@@ -17,6 +17,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 import diffusion_lightning.data  # noqa: F401 — so that its classes are known by their short names
@@ -30,6 +31,7 @@ from diffusion_lightning.metrics.fid import FeatureName, build_features, default
 from diffusion_lightning.metrics.neighbours import PROBES, find_neighbours, image_batches, neighbours_picture
 from diffusion_lightning.metrics.reference import Reference
 from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.non_finite import count_broken, warn_of_broken
 from diffusion_lightning.precision import AutoPrecision, has_bf16_units
 from diffusion_lightning.progress import progress_bar, watched
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some
@@ -133,6 +135,7 @@ class _Subject:
                     f"neighbours={options.neighbours}: {options.reference} holds no images: give --data or a folder"
                 )
             self.rows = 0
+        self.labels, self.classes = self._labels(is_given=data is not None)
         self.reference_name = self.real.name if self.real else options.reference if self.statistics else None
         self.precision = AutoPrecision() if options.precision == "auto" else Precision()
         self.precision.convert_module(module)
@@ -160,6 +163,23 @@ class _Subject:
             assert reference is not None
             reference.write(Path(self.options.export_reference), self.feature)
         return reference
+
+    def _labels(self, is_given: bool) -> tuple[Tensor | None, str]:
+        """The samples' classes, in the shares of the data that are given or that were trained on; and how, in words."""
+        num, module = self.options.num, self.module
+        if not module.has_classes:
+            return None, "none"
+        fits = self.data is not None and self.data.num_classes == module.network.num_classes
+        if fits and (is_given or module.class_counts is None):
+            assert self.data is not None
+            name = type(self.data).__name__
+            return module.labels_in_shares(num, self.data.class_counts()), f"in the shares of {name}"
+        if module.class_counts is None and not self.options.quiet:
+            rank_zero_warn(
+                f"{self.options.ckpt_path} does not say how often its training data have each class: the samples' "
+                "classes come in turn; give --data to draw them in the shares of that data"
+            )
+        return module.labels_in_shares(num), module.drawn_classes
 
     def _feature(self) -> FeatureName:
         stated = None if self.statistics is None else self.statistics.feature
@@ -238,8 +258,8 @@ def _judge(subject: _Subject, sampler: Sampler, reference: Reference | None) -> 
     options, start = subject.options, time.perf_counter()
     drawn = _Drawn()
     for samples in _samples(subject, sampler):
-        drawn.broken += int((~samples.isfinite()).flatten(1).any(1).sum())
-        images = to_uint8(samples.nan_to_num(-1.0))
+        drawn.broken += count_broken(samples)
+        images = to_uint8(samples)
         drawn.features.append(subject.network(images).cpu())
         drawn.images.append(images.cpu())
     features = torch.cat(drawn.features)
@@ -247,6 +267,9 @@ def _judge(subject: _Subject, sampler: Sampler, reference: Reference | None) -> 
     scores = evaluate(
         features, reference, subject.metrics, logits=logits, seed=options.seed, progress=not options.quiet
     )
+    if drawn.broken:
+        warn_of_broken(drawn.broken, options.num, f"the values of {_label(sampler)} are nan")
+        scores.values = dict.fromkeys(scores.values, math.nan)
     entry = {
         "checkpoint": options.ckpt_path,
         "step": subject.step,
@@ -259,7 +282,7 @@ def _judge(subject: _Subject, sampler: Sampler, reference: Reference | None) -> 
         "feature": subject.feature,
         "reference": subject.reference_name,
         "metrics": {metric_name(name, subject.feature, options.num): v for name, v in scores.values.items()},
-        "settings": {"batch_size": options.batch_size, **scores.settings},
+        "settings": {"batch_size": options.batch_size, "classes": subject.classes, **scores.settings},
         "seconds": round(time.perf_counter() - start, 1),
         "versions": _versions(),
     }
@@ -269,14 +292,14 @@ def _judge(subject: _Subject, sampler: Sampler, reference: Reference | None) -> 
 
 
 def _samples(subject: _Subject, sampler: Sampler) -> Iterator[Tensor]:
-    """Batches of samples in [-1, 1], by the EMA weights, the classes in turn; every sampler has the same starts."""
+    """Batches of samples in [-1, 1], by the EMA weights; every sampler has the same starts and classes."""
     options, module = subject.options, subject.module
     generator = torch.Generator(module.device)
     bar = progress_bar(total=options.num, desc=_label(sampler), unit="image", disable=options.quiet)
     with module.ema_weights(), bar:
         for index, first in enumerate(range(0, options.num, options.batch_size)):
             size = min(options.batch_size, options.num - first)
-            labels = module.default_labels(torch.arange(first, first + size, device=module.device))
+            labels = None if subject.labels is None else subject.labels[first : first + size]
             # anew for each batch, whose start is the first draw: what a sampler draws later moves no other start
             generator.manual_seed(derive_seed(options.seed, index, Stream.EVALUATION))
             with subject.precision.forward_context():
