@@ -17,6 +17,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 import diffusion_lightning.data  # noqa: F401 — so that its classes are known by their short names
@@ -27,12 +28,13 @@ from diffusion_lightning.images import to_uint8, write_png
 from diffusion_lightning.likelihood import bits_per_dim
 from diffusion_lightning.metrics.evaluation import MetricName, evaluate, metric_name, possible_metrics
 from diffusion_lightning.metrics.fid import FeatureName, build_features, default_cache
-from diffusion_lightning.metrics.neighbours import find_neighbours, image_batches, neighbours_picture
+from diffusion_lightning.metrics.neighbours import PROBES, find_neighbours, image_batches, neighbours_picture
 from diffusion_lightning.metrics.reference import Reference
 from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.non_finite import count_broken, warn_of_broken
 from diffusion_lightning.precision import AutoPrecision, has_bf16_units
 from diffusion_lightning.progress import progress_bar, watched
-from diffusion_lightning.randomness import Stream, derive_seed
+from diffusion_lightning.randomness import Stream, derive_seed, draw_some
 from diffusion_lightning.real_images import (
     RealImages,
     data_of_run,
@@ -133,6 +135,7 @@ class _Subject:
                     f"neighbours={options.neighbours}: {options.reference} holds no images: give --data or a folder"
                 )
             self.rows = 0
+        self.labels, self.classes = self._labels(is_given=data is not None)
         self.reference_name = self.real.name if self.real else options.reference if self.statistics else None
         self.precision = AutoPrecision() if options.precision == "auto" else Precision()
         self.precision.convert_module(module)
@@ -160,6 +163,23 @@ class _Subject:
             assert reference is not None
             reference.write(Path(self.options.export_reference), self.feature)
         return reference
+
+    def _labels(self, is_given: bool) -> tuple[Tensor | None, str]:
+        """The samples' classes, in the shares of the data that are given or that were trained on; and how, in words."""
+        num, module = self.options.num, self.module
+        if not module.has_classes:
+            return None, "none"
+        fits = self.data is not None and self.data.num_classes == module.network.num_classes
+        if fits and (is_given or module.class_counts is None):
+            assert self.data is not None
+            name = type(self.data).__name__
+            return module.labels_in_shares(num, self.data.class_counts()), f"in the shares of {name}"
+        if module.class_counts is None and not self.options.quiet:
+            rank_zero_warn(
+                f"{self.options.ckpt_path} does not say how often its training data have each class: the samples' "
+                "classes come in turn; give --data to draw them in the shares of that data"
+            )
+        return module.labels_in_shares(num), module.drawn_classes
 
     def _feature(self) -> FeatureName:
         stated = None if self.statistics is None else self.statistics.feature
@@ -218,11 +238,12 @@ class _Drawn:
 def _run(options: Namespace, subject: _Subject, samplers: Sequence[Sampler], folder: Path) -> None:
     """Judge each sampler; what is known by then is on disk after each."""
     reference = subject.reference()
-    bits = _bits_per_dim(subject) if options.bits_per_dim is not None else {}
+    bits, bits_of = _bits_per_dim(subject) if options.bits_per_dim is not None else ({}, {})
     results = Results(is_sweep=len(samplers) > 1)
     for sampler in samplers:
         entry, drawn = _judge(subject, sampler, reference)
         entry["metrics"] |= bits
+        entry["settings"] |= bits_of
         results.entries.append(entry)
         results.families.append(_label(sampler, with_steps=False))
         if subject.rows and entry is (results.best or results.entries[0]):
@@ -237,8 +258,8 @@ def _judge(subject: _Subject, sampler: Sampler, reference: Reference | None) -> 
     options, start = subject.options, time.perf_counter()
     drawn = _Drawn()
     for samples in _samples(subject, sampler):
-        drawn.broken += int((~samples.isfinite()).flatten(1).any(1).sum())
-        images = to_uint8(samples.nan_to_num(-1.0))
+        drawn.broken += count_broken(samples)
+        images = to_uint8(samples)
         drawn.features.append(subject.network(images).cpu())
         drawn.images.append(images.cpu())
     features = torch.cat(drawn.features)
@@ -246,6 +267,9 @@ def _judge(subject: _Subject, sampler: Sampler, reference: Reference | None) -> 
     scores = evaluate(
         features, reference, subject.metrics, logits=logits, seed=options.seed, progress=not options.quiet
     )
+    if drawn.broken:
+        warn_of_broken(drawn.broken, options.num, f"the values of {_label(sampler)} are nan")
+        scores.values = dict.fromkeys(scores.values, math.nan)
     entry = {
         "checkpoint": options.ckpt_path,
         "step": subject.step,
@@ -258,7 +282,7 @@ def _judge(subject: _Subject, sampler: Sampler, reference: Reference | None) -> 
         "feature": subject.feature,
         "reference": subject.reference_name,
         "metrics": {metric_name(name, subject.feature, options.num): v for name, v in scores.values.items()},
-        "settings": {"batch_size": options.batch_size, **scores.settings},
+        "settings": {"batch_size": options.batch_size, "classes": subject.classes, **scores.settings},
         "seconds": round(time.perf_counter() - start, 1),
         "versions": _versions(),
     }
@@ -268,14 +292,14 @@ def _judge(subject: _Subject, sampler: Sampler, reference: Reference | None) -> 
 
 
 def _samples(subject: _Subject, sampler: Sampler) -> Iterator[Tensor]:
-    """Batches of samples in [-1, 1], by the EMA weights, the classes in turn; every sampler has the same starts."""
+    """Batches of samples in [-1, 1], by the EMA weights; every sampler has the same starts and classes."""
     options, module = subject.options, subject.module
     generator = torch.Generator(module.device)
     bar = progress_bar(total=options.num, desc=_label(sampler), unit="image", disable=options.quiet)
     with module.ema_weights(), bar:
         for index, first in enumerate(range(0, options.num, options.batch_size)):
             size = min(options.batch_size, options.num - first)
-            labels = module.default_labels(torch.arange(first, first + size, device=module.device))
+            labels = None if subject.labels is None else subject.labels[first : first + size]
             # anew for each batch, whose start is the first draw: what a sampler draws later moves no other start
             generator.manual_seed(derive_seed(options.seed, index, Stream.EVALUATION))
             with subject.precision.forward_context():
@@ -284,15 +308,17 @@ def _samples(subject: _Subject, sampler: Sampler) -> Iterator[Tensor]:
             bar.update(size)
 
 
-def _bits_per_dim(subject: _Subject) -> dict[str, float]:
-    """Mean of held-out examples and its standard error, named by how many there are."""
+def _bits_per_dim(subject: _Subject) -> tuple[dict[str, float], dict[str, Any]]:
+    """Mean of held-out examples and its standard error, named by how many there are; and which examples they are."""
     options, module = subject.options, subject.module
     assert subject.data is not None
     subject.data.prepare_data()
     subject.data.setup("test")
     held_out = subject.data.held_out_images
-    count = min(options.bits_per_dim, len(held_out))  # type: ignore[arg-type]
-    images, labels = held_out[list(range(count))]
+    available: int = len(held_out)  # type: ignore[arg-type]
+    chosen = draw_some(options.bits_per_dim, available, options.seed)
+    count = len(chosen)
+    images, labels = held_out[chosen.tolist()]
     with module.eval().ema_weights():
         values = bits_per_dim(
             module.denoiser,
@@ -305,7 +331,7 @@ def _bits_per_dim(subject: _Subject) -> dict[str, float]:
     found = {f"bits_per_dim@{count}": values.mean().item()}
     if count > 1:
         found[f"bits_per_dim_error@{count}"] = values.std().item() / math.sqrt(count)
-    return found
+    return found, {"bits_per_dim": {"held_out": count, "of": available, "seed": options.seed}}
 
 
 def _look_at_neighbours(subject: _Subject, drawn: _Drawn, reference: Reference | None, path: Path) -> dict[str, Any]:
@@ -320,6 +346,7 @@ def _look_at_neighbours(subject: _Subject, drawn: _Drawn, reference: Reference |
         reference.features,
         subject.rows,
         NEAREST,
+        seed=subject.options.seed,
         progress=not subject.options.quiet,
     )
     write_png(neighbours_picture(found, subject.real.images), path)
@@ -327,6 +354,7 @@ def _look_at_neighbours(subject: _Subject, drawn: _Drawn, reference: Reference |
     return {
         "smallest_ratio": found.ratios.min().item(),
         "copies": found.copies,
+        "usual_of": min(PROBES, subject.real.count),
         **{name: {"closest_shown": near.distances.min().item(), "usual": near.usual} for name, near in spaces},
     }
 
@@ -361,7 +389,7 @@ def evaluate_parser() -> OneLineParser:
         help="'[fid, kid, is, precision_recall]'; all that features and reference allow by default.",
     )
     parser.add_argument(
-        "--bits_per_dim", type=int | None, default=None, help="Measure it too, on so many held-out examples."
+        "--bits_per_dim", type=int | None, default=None, help="Also, on so many held-out examples, drawn by the seed."
     )
     parser.add_argument(
         "--data",

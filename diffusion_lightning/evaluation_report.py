@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,9 +50,10 @@ class Results:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The entry of the smallest FID; None where it is not measured."""
+        """The entry of the smallest FID; None where it is not measured, or not a number."""
         measured = [entry for entry in self.entries if _fid_name(entry) is not None]
-        return min(measured, key=lambda entry: entry["metrics"][_fid_name(entry)]) if measured else None
+        finite = [entry for entry in measured if math.isfinite(entry["metrics"][_fid_name(entry)])]
+        return min(finite, key=lambda entry: entry["metrics"][_fid_name(entry)], default=None)
 
     def write(self, folder: Path) -> None:
         """Write ``results.json``, ``results.md``, and of a sweep ``sweep.png``, each whole or not at all."""

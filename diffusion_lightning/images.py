@@ -18,8 +18,23 @@ SHOWN, EXTENT = 0.99, 1.5
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as 8-bit levels: round(127.5·(x + 1)), values outside limited; uint8, shape of ``x``."""
-    return x.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    """Images in [-1, 1] as 8-bit levels: round(127.5·(x + 1)), values outside limited; uint8, shape of ``x``.
+
+    An image ``(C, H, W)`` with a value that is not finite becomes a dark tile with a bright cross, which nobody takes
+    for a picture.
+    """
+    levels = x.float().add(1).mul(127.5).round().nan_to_num(0.0).clamp(0, 255).to(torch.uint8)
+    if x.ndim < 3:
+        return levels
+    broken = ~x.isfinite().flatten(-3).all(-1)
+    return torch.where(broken[..., None, None, None], _crossed(x.shape[-2], x.shape[-1], x.device), levels)
+
+
+def _crossed(height: int, width: int, device: torch.device) -> Tensor:
+    """The tile that stands for an image that is none; uint8 ``(H, W)``."""
+    y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)
+    distance = torch.minimum((y - x).abs(), (y + x).abs())
+    return torch.where(distance < 3 / max(height, width), 255, 64).to(device, torch.uint8)
 
 
 def visible(states: Tensor) -> Tensor:
@@ -57,6 +72,8 @@ def points_picture(x: Tensor) -> Tensor:
     panel = figure.subplots()
     panel.set_aspect("equal", adjustable="datalim")
     panel.scatter(x[:, 0].float(), x[:, 1].float(), s=6, color="tab:red", alpha=0.6, linewidths=0)
+    if broken := int((~x.isfinite().all(1)).sum()):
+        panel.set_title(f"{broken} of {len(x)} points are not finite, and not shown")
     return figure_picture(figure)
 
 

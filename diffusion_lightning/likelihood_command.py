@@ -8,7 +8,9 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 import diffusion_lightning.data  # noqa: F401 — so that its classes are known by their short names
+from diffusion_lightning.data.base import BatchDataModule
 from diffusion_lightning.likelihood import Divergence, Probe, bits_per_dim, log_likelihood
+from diffusion_lightning.randomness import draw_some
 from diffusion_lightning.usage import OneLineParser, UsageError, check_seed, load_on_device
 
 
@@ -33,7 +35,7 @@ def likelihood_command(args: list[str]) -> None:
         raise UsageError("data: the data module is missing; give for instance --data EmbeddedMNIST")
     data = likelihood_parser().instantiate(options).data
     module = load_on_device(options.ckpt_path, options.device)
-    x, labels = _held_out(data, options.num)
+    x, labels, available = _held_out(data, options.num, options.seed)
     if module.shape is not None and x.shape[1:] != module.shape:
         raise UsageError(
             f"data={type(data).__name__}: has examples of shape {tuple(x.shape[1:])}: must be {module.shape}, as those "
@@ -61,8 +63,8 @@ def likelihood_command(args: list[str]) -> None:
     error = f"{values.std().item() / math.sqrt(len(values)):.4f}" if len(values) > 1 else "unknown"
     unit = "bits/dim" if x.ndim == 4 else "nats, ln p(x)"
     print(
-        f"{values.mean().item():.4f} ± {error} {unit}: mean and standard error of {len(values)} held-out examples of "
-        f"{type(data).__name__}, {seconds:.1f} s, EMA weights"
+        f"{values.mean().item():.4f} ± {error} {unit}: mean and standard error of "
+        f"{drawn_of(len(values), available, options.seed)} of {type(data).__name__}, {seconds:.1f} s, EMA weights"
     )
 
 
@@ -77,13 +79,13 @@ def likelihood_parser() -> OneLineParser:
     parser.add_argument(
         "--data", type=LightningDataModule | None, default=None, help="EmbeddedMNIST, MNIST --data.root folder, …"
     )
-    parser.add_argument("--num", type=int, default=1000, help="How many held-out examples at most, the first ones.")
+    parser.add_argument("--num", type=int, default=1000, help="How many held-out examples at most, drawn by the seed.")
     parser.add_argument("--divergence", type=Divergence, default="hutchinson", help="Estimated, or exact and slow.")
     parser.add_argument("--noise", type=Probe, default="rademacher", help="Of the estimate's probes.")
     parser.add_argument("--rtol", type=float, default=1e-5, help="Relative tolerance of the solver.")
     parser.add_argument("--atol", type=float, default=1e-5, help="Absolute tolerance of the solver.")
     parser.add_argument("--t_min", type=float | None, default=None, help="Where the ODE starts; the SDE's by default.")
-    parser.add_argument("--seed", type=int, default=0, help="Decides dequantization and probes.")
+    parser.add_argument("--seed", type=int, default=0, help="Decides which examples, dequantization and probes.")
     parser.add_argument("--batch_size", type=int, default=250, help="How many are solved at once.")
     parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, …; the first GPU if any.")
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
@@ -95,15 +97,24 @@ def _nats(*args: object, **settings: object) -> Tensor:
     return log_likelihood(*args, **settings)[0]  # type: ignore[arg-type]
 
 
-def _held_out(data: LightningDataModule, num: int) -> tuple[Tensor, Tensor]:
-    """The first ``num`` examples that the data module tests on, as it stores them, and their labels."""
+def drawn_of(count: int, available: int, seed: int) -> str:
+    """Which held-out examples a figure is of, in words."""
+    if count == available:
+        return f"all {count:,} held-out examples"
+    return f"{count:,} of the {available:,} held-out examples (drawn by seed {seed})"
+
+
+def _held_out(data: LightningDataModule, num: int, seed: int) -> tuple[Tensor, Tensor, int]:
+    """Some of the examples that the data module tests on, as it stores them, their labels, and how many there are."""
     data.prepare_data()
     data.setup("test")
-    xs, labels, count = [], [], 0
-    for x, label in data.test_dataloader():
-        xs.append(x)
-        labels.append(label)
-        count += len(x)
-        if count >= num:
-            break
-    return torch.cat(xs)[:num], torch.cat(labels)[:num]
+    if isinstance(data, BatchDataModule):
+        held_out = data.sets()[1]
+        available: int = len(held_out)  # type: ignore[arg-type]
+        x, labels = held_out[draw_some(num, available, seed).tolist()]
+        return x, labels, available
+    # where they cannot be asked for one by one, all are read
+    xs, all_labels = zip(*data.test_dataloader(), strict=True)
+    x, labels = torch.cat(xs), torch.cat(all_labels)
+    chosen = draw_some(num, len(x), seed)
+    return x[chosen], labels[chosen], len(x)

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from diffusion_lightning.augmentation import GeometricAugmentation
 from diffusion_lightning.checkpoint import KEY, load_checkpoint
 from diffusion_lightning.compilation import Compile, check_choice, compile_in_place
+from diffusion_lightning.data.base import BatchDataModule
+from diffusion_lightning.data.shares import in_shares
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.ema import EMA
 from diffusion_lightning.non_finite import NonFiniteError
@@ -122,8 +124,13 @@ class ScoreModule(LightningModule):
         self.last_times: Tensor | None = None
         """Of the last batch that was trained on, ``(B,)``."""
         self._resumed: dict[str, Any] = {}
+        self._is_loaded = False  # from a checkpoint, and in evaluation mode for no other reason
         self.shape = tuple(shape) if shape is not None else None
         self.augment = augment
+        self.class_names: list[str] | None = None
+        """What each label stands for, as the training data say; None where they have no names."""
+        self.class_counts: list[int] | None = None
+        """How many training examples have each label; None if the network has no classes, or it is not known."""
         self._evaluation = ExitStack()
         self._compile: Compile = compile  # what is still to be done
         self.save_hyperparameters(
@@ -150,16 +157,27 @@ class ScoreModule(LightningModule):
         assert self.denoiser.network is not None
         return self.denoiser.network
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether the network is told of each example's class."""
+        return bool(getattr(self.network, "num_classes", None))
+
     # ---- training
 
     def setup(self, stage: str) -> None:
-        """Learn the examples' shape from the data, once, for sampling from a checkpoint needs it; a fit starts anew."""
+        """Learn from the data what sampling from a checkpoint needs: shape and classes; a fit starts anew."""
         if stage == TrainerFn.FITTING:
+            if self._is_loaded and not self.training:
+                self.train()  # Lightning leaves the mode as it finds it
+            self._is_loaded = False
             self._resumed, self._epoch_losses = {}, None
             self.skipped_steps = self._skipped_in_a_row = 0
         data = getattr(self.trainer, "datamodule", None)
         if self.shape is None and data is not None and hasattr(data, "shape"):
             self._set_shape(data.shape)
+        if isinstance(data, BatchDataModule):
+            self.class_names = data.class_names
+            self.class_counts = data.class_counts() if self.has_classes else None
 
     def on_train_start(self) -> None:
         """Go on exactly where a checkpoint was saved, but for what is asked for otherwise now."""
@@ -346,8 +364,8 @@ class ScoreModule(LightningModule):
     def sample(
         self,
         sampler: Sampler | None = None,
-        num: int = 64,
-        labels: Tensor | None = None,
+        num: int | None = None,
+        labels: int | Sequence[int] | Tensor | None = None,
         generator: torch.Generator | None = None,
         *,
         batch_size: int = 256,
@@ -358,8 +376,9 @@ class ScoreModule(LightningModule):
 
         Args:
             sampler: the module's own if left out. Afterwards its ``nfe`` is that of the last batch.
-            num: how many, at least 1.
-            labels: classes ``(num,)``; for a conditional network 0, 1, 2, … in turn if left out.
+            num: how many, at least 1; if left out as many as there are labels, or else 64.
+            labels: classes ``(num,)``, a tensor or a list; one number for all samples; for a conditional network 0, 1,
+                2, … in turn if left out.
             generator: draws the starts and the steps' noise.
             batch_size: how many are drawn at once.
             progress: show bars, of the images and of each batch's steps.
@@ -371,8 +390,13 @@ class ScoreModule(LightningModule):
             ``(frames, num, *shape)``, the first frame the starts, the last the samples.
 
         Raises:
-            ValueError: if ``num`` is below 1, the shape is not known yet, or the sampler does not fit the SDE.
+            ValueError: if ``num`` is below 1, the shape is not known yet, the sampler does not fit the SDE, or labels
+                are not one for each sample, no classes of the network, or given to a network without classes.
         """
+        if labels is not None:
+            labels = self._checked(labels, num)
+        if num is None:
+            num = 64 if labels is None else len(labels)
         if num < 1:
             raise ValueError(f"num={num}: at least 1 sample must be asked for")
         if self.shape is None:
@@ -406,12 +430,50 @@ class ScoreModule(LightningModule):
 
     def condition(self, labels: Tensor) -> dict[str, Any]:
         """What the network is conditioned on: the labels if it has classes, else nothing."""
-        return {"labels": labels} if getattr(self.network, "num_classes", None) else {}
+        return {"labels": labels} if self.has_classes else {}
+
+    def _checked(self, labels: int | Sequence[int] | Tensor, num: int | None) -> Tensor:
+        """Labels as int64 ``(num,)``, where the network is."""
+        if not self.has_classes:
+            raise ValueError(f"labels: {type(self.network).__name__} has no classes: leave them out")
+        given = torch.as_tensor(labels, device=self.device)
+        if given.ndim == 0:
+            given = given.expand(1 if num is None else max(num, 0))
+        classes: int = self.network.num_classes  # type: ignore[assignment]
+        if given.ndim != 1 or len(given) != (len(given) if num is None else num):
+            right = "one for each sample" if num is None else f"{num}, one for each sample, or one number for all"
+            raise ValueError(f"labels: of shape {tuple(given.shape)}: must be {right}")
+        whole = not (given.is_floating_point() or given.dtype == torch.bool) or len(given) == 0
+        if not whole or ((given < 0) | (given >= classes)).any():
+            raise ValueError(f"labels={given.unique().tolist()}: must be whole numbers from 0 to {classes - 1}")
+        return given.long()
 
     def default_labels(self, indices: Tensor) -> Tensor | None:
         """The classes that samples of these indices get unless told otherwise: in turn; none without classes."""
         classes = getattr(self.network, "num_classes", None)
         return indices % classes if classes else None
+
+    @property
+    def drawn_classes(self) -> str:
+        """How :meth:`labels_in_shares` chooses, in words."""
+        if not self.has_classes:
+            return "none"
+        return "in turn" if self.class_counts is None else "in the training data's shares"
+
+    def labels_in_shares(self, total: int, counts: Sequence[int] | None = None) -> Tensor | None:
+        """The classes of ``total`` samples that are to be compared with data, by :func:`in_shares`; None without any.
+
+        Args:
+            total: how many samples.
+            counts: of the data's examples in each class; ``class_counts`` if left out, and in turn without those.
+
+        Returns:
+            ``(total,)`` where the network is: sample i has label i, whichever process draws it.
+        """
+        counts = counts if counts is not None else self.class_counts
+        if counts is None or not self.has_classes:
+            return self.default_labels(torch.arange(total, device=self.device))
+        return in_shares(counts, total).to(self.device)
 
     def _draw(self, x: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
         """The times and the noise of x, which is (a part of) this process's ``size`` rows of the batch of all.
@@ -485,6 +547,8 @@ class ScoreModule(LightningModule):
             "skipped_in_a_row": self._skipped_in_a_row,
             "epoch_losses": self.all_gather(losses).reshape(-1, 2).tolist(),  # type: ignore[union-attr]
             "metrics": {name: value.item() for name, value in self.trainer.callback_metrics.items()},
+            "class_names": self.class_names,
+            "class_counts": self.class_counts,
         }
 
     def changes(self, checkpoint: dict[str, Any]) -> list[Change]:
@@ -502,7 +566,7 @@ class ScoreModule(LightningModule):
         check_resume(self.changes(checkpoint), checkpoint["hyper_parameters"], self.hparams)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the EMA back, after checking that the checkpoint is of this network.
+        """Take the EMA back, after checking that the checkpoint is of this network; and what is known of its classes.
 
         Raises:
             ValueError: if the checkpoint's network is another one.
@@ -513,6 +577,9 @@ class ScoreModule(LightningModule):
             self._set_shape(checkpoint["hyper_parameters"]["shape"])
         self.ema.load_state_dict(checkpoint["ema"])
         self.ema.decay = self.hparams["ema_decay"]
+        if self.class_names is None and self.class_counts is None:  # else the data have been asked already
+            self.class_names = checkpoint[KEY].get("class_names")
+            self.class_counts = checkpoint[KEY].get("class_counts")
         if is_resumed:
             self._resumed = {
                 **checkpoint[KEY],
@@ -532,7 +599,10 @@ class ScoreModule(LightningModule):
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | os.PathLike[str], map_location: Any = "cpu", **kwargs: Any
     ) -> "ScoreModule":
-        """Rebuild a module from its checkpoint alone.
+        """Rebuild a module from its checkpoint alone, in evaluation mode; a fit puts it back into training mode.
+
+        Its ``denoiser`` has the weights as they were trained; the averaged ones, which samples are drawn with, it has
+        inside :meth:`ema_weights`, and the denoiser of :func:`diffusion_lightning.load_denoiser` always.
 
         Args:
             checkpoint_path: the ``.ckpt`` file.
@@ -550,7 +620,8 @@ class ScoreModule(LightningModule):
         module = build(cls, {**checkpoint["hyper_parameters"], **changed})
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
-        return module
+        module._is_loaded = True
+        return module.eval()
 
     def _set_shape(self, shape: Sequence[int]) -> None:
         self.shape = tuple(shape)

@@ -13,6 +13,9 @@ of B train on exactly what one process with batches of W·B does.
 import os
 from enum import IntEnum
 
+import torch
+from torch import Tensor
+
 _MASK = 2**64 - 1
 
 
@@ -33,6 +36,7 @@ class Stream(IntEnum):
     DROPOUT = 11
     AUGMENTATION = 12
     EVALUATION = 17
+    SUBSET = 18
 
 
 def global_seed() -> int:
@@ -58,3 +62,21 @@ def derive_seed(*parts: int) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
         state ^= state >> 31
     return state >> 1
+
+
+def draw_some(count: int, total: int, seed: int) -> Tensor:
+    """Which ``count`` of ``total`` things are taken where not all are wanted: drawn without replacement.
+
+    Sets are often sorted, so their first things stand for nothing but themselves. For one ``total`` and seed, the
+    smaller draws are the beginnings of the larger ones.
+
+    Args:
+        count: how many; all if there are not so many.
+        total: how many there are.
+        seed: decides which, and their order.
+
+    Returns:
+        int64 (min(count, total),), different numbers in [0, total), in random order.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, Stream.SUBSET))
+    return torch.randperm(total, generator=generator)[:count]

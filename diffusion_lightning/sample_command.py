@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusion_lightning.images import image_grid, points_picture, to_uint8, write_png
 from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.non_finite import broken_samples, count_broken, warn_of_broken
 from diffusion_lightning.precision import AutoPrecision
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.usage import OneLineParser, UsageError, add_drawing_options, check_seed, load_on_device
@@ -52,6 +53,10 @@ def sample_command(args: list[str]) -> None:
         ).cpu()
     seconds = time.perf_counter() - start
 
+    broken = count_broken(samples)
+    if broken == options.num:
+        raise FloatingPointError(f"{broken_samples(broken, options.num)}: nothing is written")
+    warn_of_broken(broken, options.num, _shown(samples, output))
     _write(samples, output)
     print(
         f"{options.num} samples in {seconds:.1f} s ({options.num / seconds:.1f} images/s), "
@@ -105,6 +110,13 @@ def _check_writable(output: Path) -> None:
         raise UsageError(f"output={str(output)!r}: is a folder: give a file, or a folder's name without a suffix")
     if output.suffix == "" and any(folder.glob("*.png")):
         raise UsageError(f"output={str(output)!r}: this folder already holds pictures: give another one")
+
+
+def _shown(samples: Tensor, output: Path) -> str:
+    """What becomes of samples that are not finite."""
+    if samples.ndim == 4:
+        return f"{output} shows each as a tile with a cross"
+    return f"{output} leaves them out" if output.suffix == ".png" else f"{output} holds them as they are"
 
 
 def _write(samples: Tensor, output: Path) -> None:

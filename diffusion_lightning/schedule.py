@@ -119,7 +119,7 @@ def at_step(make_optimizer: MakeOptimizer, make: MakeScheduler | None, run_steps
 
 
 def overruled(scheduler: Any) -> str | None:
-    """In which words the optimizer's own rate does nothing, because the scheduler sets it; None if it is its default."""
+    """In which words the optimizer's own rate does nothing, for the scheduler sets it; None if it is its default."""
     if not isinstance(scheduler, OneCycleLR | CyclicLR):
         return None
     given, (group, *_) = scheduler.optimizer.defaults["lr"], scheduler.optimizer.param_groups

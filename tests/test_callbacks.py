@@ -1,5 +1,6 @@
 import csv
 import itertools
+import math
 import random
 import warnings
 from functools import partial
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from diffusion_lightning import (
     BestCheckpoint,
+    DenoisingProcess,
     EulerMaruyama,
     FIDCallback,
     LastCheckpoint,
@@ -28,8 +30,9 @@ from diffusion_lightning import (
     UNet,
     WandbLogger,
 )
-from diffusion_lightning.callbacks import progress
+from diffusion_lightning.callbacks import progress, sample_grid
 from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, leave_picture, share
+from diffusion_lightning.data.base import TensorImages
 from diffusion_lightning.images import image_grid, to_uint8, visible
 from diffusion_lightning.metrics.features import DigitFeatures
 from diffusion_lightning.metrics.fid import ReferenceFID
@@ -356,19 +359,142 @@ def test_fid_after_validate_and_test(make_module, make_trainer, short_data, tmp_
     assert set(metrics) == {f"{stage.replace('validate', 'val')}/loss", "fid/patches@4"}
 
 
-def test_fid_takes_the_classes_in_turn(make_module, fit, short_data, monkeypatch, tmp_path):
-    drawn: list[int] = []
-    original = ScoreModule.sample
+@pytest.fixture
+def drawn(monkeypatch) -> list[int]:
+    """The classes that samples are drawn of, in order; the samples are images of their class's number."""
+    classes: list[int] = []
 
-    def sample(self, sampler, num, labels, *args, **kwargs):
-        drawn.extend(labels.tolist())
-        return original(self, sampler, num, labels, *args, **kwargs)
+    def sample(self, sampler, num, labels, *args, trajectory=False, **kwargs):
+        classes.extend(labels.tolist())
+        images = labels[:, None, None, None].expand(num, 1, 28, 28).float() / 10
+        return images.expand(3, *images.shape) if trajectory else images
 
     monkeypatch.setattr(ScoreModule, "sample", sample)
+    return classes
+
+
+@pytest.fixture
+def labelled(make_module):
     network = UNet(channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False, patch_size=4, num_classes=10)
-    callback = FIDCallback(num_samples=12, feature=Patches(), batch_size=5, cache=str(tmp_path))
-    fit(callback, module=make_module(network=network), data=short_data())
-    assert drawn == [*range(10), 0, 1]
+    return make_module(network=network)
+
+
+def test_fid_takes_the_classes_in_the_shares_of_the_data(labelled, fit, short_data, digits, drawn, caplog, tmp_path):
+    data, counts = short_data(), [10, 10, 10, 10, 10, 10, 10, 10, 20, 100]
+    train, held_out = digits
+    kept = torch.cat([(train.labels == digit).nonzero()[:count, 0] for digit, count in enumerate(counts)])
+    data._images = TensorImages(train.images[kept], train.labels[kept]), held_out
+    callback = FIDCallback(num_samples=40, feature=Patches(), batch_size=7, cache=str(tmp_path))
+    with caplog.at_level("INFO"):
+        fit(callback, module=labelled, data=data)
+    assert [drawn.count(digit) for digit in range(10)] == [2, 2, 2, 2, 2, 2, 2, 2, 4, 20]
+    assert "fid/patches@40: classes of the samples in the training data's shares" in caplog.text
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8, 64])
+def test_the_processes_share_the_classes_of_fid(labelled, short_data, drawn, monkeypatch, tmp_path, world):
+    callback = FIDCallback(num_samples=40, feature=Patches(), batch_size=7, cache=str(tmp_path))
+    callback.setup(SimpleNamespace(datamodule=short_data()), labelled, "fit")
+    callback._fid.set_reference(short_data().fid_reference(), "data")
+    callback._has_reference = True
+    monkeypatch.setattr(callback._fid, "compute", lambda: 1.0)
+    monkeypatch.setattr(labelled, "log", lambda *_, **__: None)
+    for counts, expected in (
+        ([5, 1, 1, 1, 1, 1, 1, 1, 1, 7], [10, 2, 2, 2, 2, 2, 2, 2, 2, 14]),
+        (None, [4] * 10),  # in turn, where the data are not known
+    ):
+        labelled.class_counts = counts
+        drawn.clear()
+        for rank in range(world):
+            callback.evaluate(process(world, rank), labelled)
+        assert [drawn.count(digit) for digit in range(10)] == expected
+
+
+@pytest.mark.parametrize("animate", ["never", "always"])
+@pytest.mark.parametrize("world", [1, 3, 8, 64])
+def test_the_processes_share_the_classes_of_a_grid(labelled, drawn, monkeypatch, world, animate):
+    """Sample i of the grid has class i mod 10, and is shown at place i, whatever the number of processes."""
+    shown: list[Tensor] = []
+    monkeypatch.setattr(sample_grid, "image_grid", lambda x: shown.append(x) or torch.zeros(3, 4, 4))
+    for name in ("leave_picture", "leave_animation"):
+        monkeypatch.setattr(sample_grid, name, lambda *_, **__: None)
+    callback, parts = SampleGrid(num_samples=64, animate=animate), []
+    for rank in reversed(range(world)):  # the first process has what all have drawn
+        monkeypatch.setattr(labelled, "all_gather", lambda x: parts.insert(0, x) or torch.stack([*parts]))
+        callback.on_train_epoch_end(process(world, rank), labelled)
+    assert len(parts) == world
+    for images in shown:
+        assert torch.equal((10 * images[:, 0, 0, 0]).round().long(), torch.arange(64) % 10)
+    assert len(shown) == {"never": 1, "always": 4}[animate]
+
+
+def process(world_size: int, rank: int) -> SimpleNamespace:
+    """What callbacks that draw ask of the trainer of one of several processes, at the end of the last epoch."""
+    return SimpleNamespace(
+        **{"world_size": world_size, "global_rank": rank, "is_global_zero": rank == 0, "fast_dev_run": False},
+        **{"current_epoch": 0, "max_epochs": 1, "max_steps": -1, "log_dir": "run", "default_root_dir": "run"},
+        strategy=SimpleNamespace(reduce=lambda tensor, reduce_op: tensor),
+    )
+
+
+# ---- samples that are not finite
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """The second of each batch of samples has an infinite value in its last state."""
+    original = ScoreModule.sample
+
+    def sample(self, *args, trajectory=False, **kwargs):
+        samples = original(self, *args, trajectory=trajectory, **kwargs)
+        (samples[-1] if trajectory else samples)[1, 0, 3, 3] = math.inf
+        return samples
+
+    monkeypatch.setattr(ScoreModule, "sample", sample)
+
+
+def tiles(picture: Tensor, width: int) -> Tensor:
+    """Which of a grid's 28×28 images are the tile with the cross; bool, row by row."""
+    cross = to_uint8(torch.full((1, 28, 28), torch.nan))
+    places = [(2 + 30 * row, 2 + 30 * column) for row in range(picture.shape[1] // 30) for column in range(width)]
+    return torch.tensor([bool((picture[:, y : y + 28, x : x + 28] == cross).all()) for y, x in places])
+
+
+def test_fid_of_a_sample_that_is_not_finite_is_nan(fit, short_data, broken, tmp_path):
+    callback = FIDCallback(num_samples=8, feature=Patches(), batch_size=4, cache=str(tmp_path))
+    with pytest.warns(UserWarning, match=r"2 of 8 samples are not finite .* smaller learning rate.*; fid/patches@8 is"):
+        trainer = fit(callback, data=short_data())
+    assert math.isnan(trainer.callback_metrics["fid/patches@8"])
+
+
+def test_pictures_mark_what_is_not_finite(fit, broken):
+    callbacks = SampleGrid(num_samples=4, animate="always"), DenoisingProcess(num_samples=2, num_frames=2)
+    with pytest.warns(UserWarning, match="samples are not finite") as told:
+        fit(*callbacks)
+    counts = {str(w.message)[:6] for w in told if "not finite" in str(w.message)}
+    assert counts == {"1 of 4", "1 of 2"}
+    grid = fit.folder / "samples" / "epoch=0000.png"
+    assert tiles(pixels(grid), 2).tolist() == [False, True, False, False]
+    assert tiles(frames(grid.with_suffix(".gif"))[0][-1], 2).tolist() == [False, True, False, False]
+    assert tiles(pixels(fit.folder / "denoising" / "epoch=0000.png"), 2).tolist() == [False, False, False, True]
+
+
+def test_predictions_mark_what_is_not_finite(make_module, make_trainer, make_data, broken, tmp_path):
+    trainer = make_trainer(callbacks=[SampleWriter(str(tmp_path / "out"))])
+    with pytest.warns(UserWarning, match="2 of 6 samples are not finite"):
+        trainer.predict(make_module(), datamodule=make_data(batch_size=3, num_predict=6))
+    cross = to_uint8(torch.full((1, 28, 28), torch.nan))[0].numpy()
+    marked = [bool((np.asarray(Image.open(path)) == cross).all()) for path in sorted((tmp_path / "out").iterdir())]
+    assert marked == [False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "best"), [((math.nan, 3.0, math.nan), ["epoch=0001.ckpt"]), ((math.nan, math.inf, math.nan), [])]
+)
+def test_what_is_no_number_is_never_the_best(fit, values, best):
+    callbacks = GivenFID(*values), BestCheckpoint(), LastCheckpoint()
+    fit(*callbacks, max_epochs=3, enable_checkpointing=True, limit_train_batches=1)
+    assert names(fit.folder) == [*best, "last.ckpt", "previous.ckpt"]
 
 
 def test_features_by_the_data_or_by_name(make_module, make_trainer, make_data):

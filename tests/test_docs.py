@@ -3,6 +3,7 @@
 import csv
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -274,8 +275,12 @@ def test_every_option_that_a_page_names_exists():
     assert found > 60
 
 
-def test_the_snippets_of_the_concepts_run(capsys):
+def test_the_snippets_of_the_concepts_run(capsys, monkeypatch, tmp_path):
     """One after the other, as the page says; and what it says of their results."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint = Path("runs/quickstart/version_0/checkpoints/last.ckpt")
+    checkpoint.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "data" / "checkpoints" / "version_0.2.0.ckpt", checkpoint)
     namespace: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "concepts.md").read_text(), re.DOTALL)
     for block in blocks:
@@ -287,6 +292,10 @@ def test_the_snippets_of_the_concepts_run(capsys):
     assert namespace["fast"].nfe == 20
     assert namespace["ema"].shadow_params[0].item() == pytest.approx(90, abs=1)
     assert namespace["digits"].shape == (4, 1, 8, 8)
+    module, x, t = ScoreModule.load_from_checkpoint(checkpoint), namespace["x"], namespace["t"]
+    with module.ema_weights():
+        assert torch.equal(namespace["score"], module.denoiser.score(x, t))
+    assert not torch.equal(namespace["score"], module.denoiser.score(x, t))
 
 
 # ---- the examples

@@ -31,7 +31,7 @@ from diffusion_lightning import (
 from diffusion_lightning.evaluate_command import _label
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.metrics.features import DigitFeatures
-from diffusion_lightning.randomness import Stream, derive_seed
+from diffusion_lightning.randomness import Stream, derive_seed, draw_some
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_everything_about_a_checkpoint_of_a_run(here, capsys):
     for name, value in expected.values.items():
         assert metrics.pop(f"{name}/mnist@12") == pytest.approx(value, rel=1e-4, abs=1e-6), name
     module = ScoreModule.load_from_checkpoint("run/checkpoints/last.ckpt").eval()
-    images, labels = data.held_out_images[list(range(4))]
+    images, labels = data.held_out_images[draw_some(4, 1000, seed=3)]
     with module.ema_weights():
         generator = torch.Generator().manual_seed(3)
         bits = bits_per_dim(module.denoiser, images, generator=generator, labels=labels).double()
@@ -138,7 +138,10 @@ def test_everything_about_a_checkpoint_of_a_run(here, capsys):
     assert found["settings"]["kid"] == {"subsets": 100, "subset_size": 12}
     assert found["versions"]["torch"] == torch.__version__
     assert found["seconds"] > 0
-    assert set(found["neighbours"]) == {"smallest_ratio", "copies", "features", "pixels"}
+    assert found["settings"]["bits_per_dim"] == {"held_out": 4, "of": 1000, "seed": 3}
+    assert "bits_per_dim (held_out=4, of=1000, seed=3)" in done.out
+    assert set(found["neighbours"]) == {"smallest_ratio", "copies", "usual_of", "features", "pixels"}
+    assert found["neighbours"]["usual_of"] == 200
     assert "| fid/mnist@12 " in done.out
     assert "| sampler " in done.out
     assert done.out.split("Everything")[0].strip() in (done.folder / "results.md").read_text()

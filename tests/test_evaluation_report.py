@@ -71,6 +71,16 @@ def test_a_sweep_without_fid_has_no_best(tmp_path):
     assert "best" not in (tmp_path / "results.md").read_text().lower()
 
 
+def test_what_is_no_number_is_never_the_best(tmp_path):
+    nan = float("nan")
+    entries = [entry("a", 1, nan, not_finite=9), entry("b", 2, 4.0), entry("c", 3, nan, not_finite=1)]
+    results = Results(is_sweep=True, entries=entries, families=["a", "b", "c"])
+    results.write(tmp_path)
+    assert results.best is entries[1]
+    results.entries = [entries[0], entries[2]]
+    assert results.best is None
+
+
 def test_what_is_wrong_and_what_is_near_is_told(tmp_path):
     near = {"smallest_ratio": 0.25, "copies": 3}
     first = entry("a", 1, 3.0, neighbours=near)

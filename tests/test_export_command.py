@@ -26,7 +26,7 @@ def checkpoint(tmp_path, make_trainer, make_module, make_data):
     trainer = make_trainer()
     trainer.fit(module, datamodule=make_data())
     trainer.save_checkpoint(tmp_path / "x.ckpt")
-    module = ScoreModule.load_from_checkpoint(tmp_path / "x.ckpt").eval()
+    module = ScoreModule.load_from_checkpoint(tmp_path / "x.ckpt")
     x, t = torch.randn(5, 1, 28, 28), torch.full((5,), 0.7)
     labels = torch.arange(5)
     with torch.no_grad():
@@ -35,6 +35,17 @@ def checkpoint(tmp_path, make_trainer, make_module, make_data):
             expected = module.denoiser.denoise(x, t, labels=labels)
     assert (last - expected).abs().max() > 1e-3
     return tmp_path / "x.ckpt", module, (x, t, labels), expected
+
+
+def test_a_checkpoint_s_own_path_gives_the_same_denoiser(checkpoint):
+    path, _, (x, t, labels), expected = checkpoint
+    for given in (path, str(path)):
+        denoiser = load_denoiser(given)
+        assert not any(part.training for part in denoiser.modules())
+        with torch.no_grad():
+            assert torch.equal(denoiser.denoise(x, t, labels=labels), expected)
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path='nowhere\.ckpt': there is no such file"):
+        load_denoiser("nowhere.ckpt")
 
 
 def run(capsys, *options):

@@ -15,6 +15,24 @@ def test_the_range_maps_to_all_levels():
     assert to_uint8(torch.zeros(2, 1, 3, 3, dtype=torch.bfloat16)).dtype == torch.uint8
 
 
+def test_an_image_that_is_not_finite_is_a_tile_with_a_cross():
+    images = torch.zeros(5, 3, 9, 11)
+    images[1, 2, 4, 4] = torch.nan
+    images[2, 0, 0, 0] = torch.inf
+    images[3] = -torch.inf
+    shown = to_uint8(images)
+    assert (shown[[0, 4]] == 128).all()
+    for tile in shown[1:4]:
+        assert set(tile.unique().tolist()) == {64, 255}
+        assert torch.equal(tile, tile.flip(-1))
+        assert torch.equal(tile, tile.flip(-2))
+        assert tile[:, 4, 5].tolist() == tile[:, 0, 0].tolist() == [255] * 3
+        assert tile[:, 0, 5].tolist() == tile[:, 4, 0].tolist() == [64] * 3
+    assert torch.equal(to_uint8(images[:, None].expand(5, 2, 3, 9, 11))[:, 1], shown)  # frames
+    assert torch.equal(image_grid(images)[:, 2:11, 15:26], shown[1])
+    assert torch.equal(to_uint8(visible(80 * images[:4]))[1:], shown[1:4])  # on the way out of the noise, too
+
+
 def test_images_stay_and_noise_looks_like_noise():
     generator = torch.Generator().manual_seed(0)
     black_and_white = torch.randint(2, (3, 28, 28), generator=generator).float() * 2 - 1

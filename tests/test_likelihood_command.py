@@ -4,6 +4,8 @@ import re
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
 
 from diffusion_lightning import (
     MLP,
@@ -17,6 +19,8 @@ from diffusion_lightning import (
     cli,
     log_likelihood,
 )
+from diffusion_lightning.data.base import BatchDataModule
+from diffusion_lightning.randomness import draw_some
 
 LOOSE = ("--rtol", "1e-2", "--atol", "1e-2")
 MISTAKES = {
@@ -30,6 +34,26 @@ MISTAKES = {
     "another divergence": (("--data", "EmbeddedMNIST", "--divergence", "none"), "divergence"),
     "another device": (("--data", "EmbeddedMNIST", "--device", "abacus"), "device='abacus': cannot be used here"),
 }
+
+
+def sorted_points() -> TensorDataset:
+    """Points from the middle outwards."""
+    x = Points(num_held_out=300, seed=0).held_out
+    return TensorDataset(x[x.norm(dim=1).argsort()], torch.zeros(300, dtype=torch.int64))
+
+
+class SortedPoints(BatchDataModule):
+    shape, num_classes = (2,), 1
+
+    def sets(self):
+        return sorted_points(), sorted_points()
+
+
+class SortedLoader(LightningDataModule):
+    """Knows nothing of sets, only how to read all."""
+
+    def test_dataloader(self):
+        return DataLoader(sorted_points(), batch_size=7)
 
 
 def saved(path, make_trainer, module: ScoreModule, data) -> ScoreModule:
@@ -59,7 +83,7 @@ def printed(capsys, *options: str) -> tuple[float, float, str]:
 
 def test_it_prints_the_mean_and_its_standard_error(digits_checkpoint, capsys):
     path, module = digits_checkpoint
-    images, labels = EmbeddedMNIST().held_out_images[list(range(6))]
+    images, labels = EmbeddedMNIST().held_out_images[draw_some(6, 1000, seed=3)]
     with module.ema_weights():
         expected = bits_per_dim(
             module.denoiser, images, rtol=1e-2, atol=1e-2, generator=torch.Generator().manual_seed(3), labels=labels
@@ -69,7 +93,22 @@ def test_it_prints_the_mean_and_its_standard_error(digits_checkpoint, capsys):
     )
     assert mean == pytest.approx(expected.mean().item(), abs=1e-4)
     assert error == pytest.approx(expected.std().item() / 6**0.5, abs=1e-4)
-    assert "bits/dim: mean and standard error of 6 held-out examples of EmbeddedMNIST" in line
+    assert "of 6 of the 1,000 held-out examples (drawn by seed 3) of EmbeddedMNIST" in line
+
+
+def test_the_examples_are_drawn_from_all_of_them(tmp_path, make_trainer, make_module, capsys):
+    """Held-out points sorted by what the model thinks of them: the mean of the first is far from that of all."""
+    module = make_module(network=MLP(), sde=VPSDE(), parameterization=NoisePrediction())
+    saved(tmp_path / "p.ckpt", make_trainer, module, Points())
+    options = ("--ckpt_path", str(tmp_path / "p.ckpt"), "--divergence", "exact")
+    for name in ("SortedPoints", "SortedLoader"):
+        kind = ("--data", f"{__name__}.{name}", "--num")
+        mean, _, line = printed(capsys, *options, *kind, "300")
+        assert "of all 300 held-out examples of" in line
+        some, error, line = printed(capsys, *options, *kind, "60")
+        assert "of 60 of the 300 held-out examples (drawn by seed 0) of" in line
+        assert abs(some - mean) < 3 * error
+        assert printed(capsys, *options, *kind, "60", "--seed", "1")[0] != some
 
 
 def test_the_labels_matter_to_a_conditional_network(digits_checkpoint):
@@ -89,7 +128,8 @@ def test_points_give_nats(tmp_path, make_trainer, make_module, capsys):
     module = make_module(network=MLP(), sde=VPSDE(), parameterization=NoisePrediction())
     module = saved(tmp_path / "p.ckpt", make_trainer, module, Points())
     with module.ema_weights():
-        expected, _ = log_likelihood(module.denoiser, Points().held_out[:40], divergence="exact")
+        points = Points().held_out[draw_some(40, 2000, seed=0)]
+        expected, _ = log_likelihood(module.denoiser, points, divergence="exact")
     options = ("--data", "Points", "--num", "40", "--divergence", "exact")
     mean, error, line = printed(capsys, "--ckpt_path", str(tmp_path / "p.ckpt"), *options)
     assert mean == pytest.approx(expected.mean().item(), abs=1e-3)

@@ -39,6 +39,7 @@ from diffusion_lightning import (
     UniformTimes,
 )
 from diffusion_lightning.checkpoint import KEY
+from diffusion_lightning.data.base import TensorImages
 
 TINY: dict[str, Any] = {
     "channels": (4,),
@@ -485,6 +486,23 @@ def test_load_from_checkpoint_with_changes(make_module, fit, tmp_path):
     assert loaded.clip_norm is None
 
 
+def test_what_is_loaded_is_in_evaluation_mode_until_it_is_trained(make_module, make_trainer, make_data, fit, tmp_path):
+    fit(make_module(network=UNet(**TINY, dropout=0.5))).save_checkpoint(tmp_path / "a.ckpt")
+    loaded = ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert not any(part.training for part in loaded.modules())
+    modes: list[bool] = []
+    loaded.network.register_forward_hook(lambda network, *_: modes.append(network.training))
+    make_trainer(limit_val_batches=0).fit(loaded, datamodule=make_data())
+    assert modes == [True] * 3
+
+    # whoever freezes a part of it has chosen its mode
+    loaded = ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt").train()
+    loaded.network.conv_out.eval()
+    make_trainer(limit_val_batches=0).fit(loaded, datamodule=make_data())
+    assert loaded.network.training
+    assert not loaded.network.conv_out.training
+
+
 def test_optimizer_and_scheduler_come_back_from_recipes(make_module, fit, tmp_path):
     module = make_module(
         optimizer=partial(torch.optim.SGD, lr=0.25, momentum=0.5),
@@ -575,6 +593,44 @@ def test_samples_take_the_classes_in_turn_unless_told(make_module):
     assert [labels.tolist() for labels in module.network.labels] == [[7, 7], [1]]
 
 
+def test_labels_may_be_a_list_or_one_number(make_module):
+    module = make_module(network=LabelledUNet(), shape=(1, 28, 28), sampler=Heun(steps=1))
+    for labels, num, expected in (
+        ([3], None, [3]),
+        ([7, 7, 1], None, [7, 7, 1]),
+        ((7, 1), 2, [7, 1]),
+        (torch.tensor([2, 9], dtype=torch.uint8), None, [2, 9]),
+        (4, 3, [4, 4, 4]),
+        (4, None, [4]),
+    ):
+        drawn = module.sample(num=num, labels=labels)
+        assert len(drawn) == len(expected)
+        assert module.network.labels.pop().tolist() == expected
+    assert len(module.sample()) == 64
+
+
+@pytest.mark.parametrize(
+    ("labels", "num", "message"),
+    [
+        ([3], 2, r"labels: of shape \(1,\): must be 2, one for each sample, or one number for all"),
+        ([3, 8, 1], 2, r"labels: of shape \(3,\): must be 2, one for each sample"),
+        ([[3, 8]], None, r"labels: of shape \(1, 2\): must be one for each sample"),
+        ([3, 10], 2, r"labels=\[3, 10\]: must be whole numbers from 0 to 9"),
+        ([-1], None, r"labels=\[-1\]: must be whole numbers from 0 to 9"),
+        ([0.5], None, r"labels=\[0.5\]: must be whole numbers from 0 to 9"),
+        ([], None, "num=0: at least 1 sample must be asked for"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(make_module, labels, num, message):
+    with pytest.raises(ValueError, match=message):
+        make_module(network=LabelledUNet(), shape=(1, 28, 28)).sample(num=num, labels=labels)
+
+
+def test_a_network_without_classes_takes_no_labels(make_module):
+    with pytest.raises(ValueError, match="labels: UNet has no classes: leave them out"):
+        make_module(shape=(1, 28, 28)).sample(labels=[3])
+
+
 def test_sample_draws_in_batches(make_module):
     module = make_module(shape=(1, 28, 28))
     sizes: list[int] = []
@@ -621,6 +677,30 @@ def test_the_shape_is_learnt_from_the_data(make_module, make_trainer, make_data)
     batches = DataLoader([(torch.zeros(2, 1, 8, 8), torch.zeros(2))], batch_size=None)
     make_trainer().fit(module, train_dataloaders=batches)
     assert module.sample(num=1).shape == (1, 1, 8, 8)
+
+
+def test_the_classes_are_learnt_from_the_data_and_kept(make_module, make_trainer, make_data, digits, tmp_path):
+    data, trainer = make_data(), make_trainer()
+    train, held_out = digits
+    counts = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
+    kept = torch.cat([(train.labels == digit).nonzero()[:count, 0] for digit, count in enumerate(counts)])
+    data._images = TensorImages(train.images[kept], train.labels[kept]), held_out
+    labelled = make_module(network=LabelledUNet())
+    assert labelled.class_names is labelled.class_counts is None
+    trainer.fit(labelled, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    for module in (labelled, loaded):
+        assert module.class_counts == counts
+        assert module.class_names == [str(digit) for digit in range(10)]
+
+    # of other data they are those of the other data, whatever the checkpoint says
+    make_trainer().validate(loaded, datamodule=make_data(), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    assert loaded.class_counts == 10 * [900]
+
+    unlabelled = make_module()
+    make_trainer().validate(unlabelled, datamodule=make_data(), verbose=False)
+    assert unlabelled.class_counts is None
 
 
 def test_predict_draws_the_number_that_was_asked_for(make_module, make_trainer, make_data):

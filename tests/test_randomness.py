@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from diffusion_lightning.randomness import Stream, derive_seed
+from diffusion_lightning.randomness import Stream, derive_seed, draw_some
 
 
 def test_the_values_never_change():
@@ -35,3 +35,18 @@ def test_streams_are_distinct():
 def test_only_integers():
     with pytest.raises((TypeError, ValueError)):
         derive_seed("epoch")  # type: ignore[arg-type]
+
+
+def test_some_of_many_are_drawn_without_replacement():
+    drawn = draw_some(1000, 10_000, seed=0)
+    assert drawn.dtype == torch.int64
+    assert len(drawn) == len(drawn.unique()) == 1000
+    assert 0 <= drawn.min() <= drawn.max() < 10_000
+    # evenly from everything: the mean of a draw, within five of its standard deviations
+    deviation = (10_000**2 / 12 / 1000 * (1 - 1000 / 10_000)) ** 0.5
+    assert abs(drawn.double().mean() - 4999.5) < 5 * deviation
+
+    assert torch.equal(draw_some(1000, 10_000, seed=0), drawn)
+    assert torch.equal(draw_some(10, 10_000, seed=0), drawn[:10])
+    assert not torch.equal(draw_some(1000, 10_000, seed=1), drawn)
+    assert draw_some(7, 5, seed=0).sort().values.tolist() == [0, 1, 2, 3, 4]

@@ -80,7 +80,7 @@ class Ours(System):
     def sample(cls, path: Path, num: int, batch_size: int) -> Tensor:
         module = ScoreModule.load_from_checkpoint(path)
         with AutoPrecision().forward_context():
-            return module.sample(num=num, batch_size=batch_size)
+            return module.sample(num=num, labels=module.labels_in_shares(num), batch_size=batch_size)
 
 
 class OursWithoutClasses(Ours):

@@ -5,6 +5,7 @@ its losses are logged, and at the end of an epoch its validation and its picture
 epoch's pictures are drawn, which may take long: whatever happens meanwhile, no training is lost.
 """
 
+import math
 import os
 import time
 from contextlib import suppress
@@ -105,7 +106,10 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``checkpoints/epoch=….ckpt``: the epoch with the lowest FID, or the lowest ``val/loss`` without FID."""
+    """Keeps ``checkpoints/epoch=….ckpt``: the epoch with the lowest FID, or the lowest ``val/loss`` without FID.
+
+    An epoch whose value is not finite is never taken for the best.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -134,7 +138,10 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # FID is not measured every epoch, and ModelCheckpoint takes a metric that is not there yet for a mistake
-        if self.monitor in trainer.callback_metrics and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.monitor not in trainer.callback_metrics or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        # nan is no value to compare, and the first of a run would be kept as its best
+        if math.isfinite(trainer.callback_metrics[self.monitor]):
             self._measured = self._monitor_candidates(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -17,6 +17,7 @@ from diffusion_lightning.callbacks.pictures import (
 from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.images import to_uint8, visible
 from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.non_finite import count_broken, warn_of_broken
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 
@@ -81,6 +82,7 @@ class DenoisingProcess(SamplingCallback):
             batch_size=self.num_samples,
             trajectory=self.num_frames,
         )
+        warn_of_broken(count_broken(states[-1]), self.num_samples)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             leave_picture(trainer, self.name, strips(states), path)
 

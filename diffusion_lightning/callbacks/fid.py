@@ -1,11 +1,13 @@
 """FID after an epoch, named by its features and its number of samples, so that only equals are compared."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from diffusion_lightning.callbacks.pictures import check_at_least_one, share
@@ -13,6 +15,7 @@ from diffusion_lightning.callbacks.sampling import Measurement
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.metrics.fid import ReferenceFID, build_features
 from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.non_finite import count_broken, warn_of_broken
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
@@ -21,9 +24,12 @@ from diffusion_lightning.samplers import Sampler
 class FIDCallback(Measurement):
     """Logs the Fréchet distance between samples, drawn with the EMA weights, and the training images.
 
-    Logged as ``fid/<features>@<num_samples>``, such as ``fid/mnist@1000``. Samples are quantized to 8 bits first, as
-    images are. The drawing is split over the processes, torchmetrics adds up their statistics, and the training images'
-    statistics are computed once and kept on disk. It also runs after ``lightning validate`` and ``lightning test``.
+    Logged as ``fid/<features>@<num_samples>``, such as ``fid/mnist@1000``; NaN, with a warning, if a sample is not
+    finite. Samples are quantized to 8 bits first, as images are. A conditional network is asked for each class as often
+    as the training images have it (:func:`~diffusion_lightning.data.shares.in_shares`), in turn if that is not known;
+    the first measurement says which. The drawing is split over the processes, torchmetrics adds up their statistics,
+    and the training images' statistics are computed once and kept on disk. It also runs after ``lightning validate``
+    and ``lightning test``.
 
     Args:
         sampler: the module's own if left out.
@@ -83,24 +89,30 @@ class FIDCallback(Measurement):
         self._fid.metric.to(pl_module.device)
         if not self._has_reference:
             self._set_reference(trainer)
+            if pl_module.has_classes:
+                rank_zero_info(f"{self.name}: classes of the samples {pl_module.drawn_classes}")
         seed = derive_seed(global_seed(), trainer.global_rank, Stream.FID)
         generator = torch.Generator(pl_module.device).manual_seed(seed)
         count = share(self.num_samples, trainer.world_size, trainer.global_rank)
+        of_all = pl_module.labels_in_shares(self.num_samples)
+        own = None if of_all is None else of_all[trainer.global_rank :: trainer.world_size]
         bar = progress_bar(total=count, desc=self.name, unit="image", disable=not trainer.is_global_zero)
+        broken = 0
         # the processes may draw unequally many batches, but enter this equally often
         with pl_module.ema_weights(), bar:
             for first in range(0, count, self.batch_size):
                 size = min(self.batch_size, count - first)
-                # each process takes its own part of the classes' turns
-                indices = trainer.global_rank + trainer.world_size * torch.arange(
-                    first, first + size, device=pl_module.device
-                )
-                labels = pl_module.default_labels(indices)
+                labels = None if own is None else own[first : first + size]
                 samples = pl_module.sample(self.sampler, size, labels, generator, batch_size=size)
+                broken += count_broken(samples)
                 self._fid.update(to_uint8(samples))
                 bar.update(size)
         # every process must enter this: it adds up their statistics, and a process missing would be waited for
         value = self._fid.compute()
+        broken_of_all = trainer.strategy.reduce(torch.tensor(broken, device=pl_module.device), reduce_op="sum")
+        if broken_of_all:
+            warn_of_broken(int(broken_of_all), self.num_samples, f"{self.name} is nan")
+            value = math.nan
         pl_module.log(self.name, value, on_step=False, on_epoch=True, prog_bar=True, sync_dist=False)
 
     def _set_reference(self, trainer: Trainer) -> None:

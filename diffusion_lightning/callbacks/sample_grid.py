@@ -19,6 +19,7 @@ from diffusion_lightning.callbacks.pictures import (
 from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.images import image_grid, visible
 from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.non_finite import count_broken, warn_of_broken
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 
@@ -31,7 +32,8 @@ FRAMES = 40
 class SampleGrid(SamplingCallback):
     """Draws samples with the EMA weights and leaves the grid as ``<name>/epoch=….png`` and with the loggers.
 
-    The work is split over the processes. The generator is the callback's own and starts anew each time.
+    The classes of a conditional network come in turn. The work is split over the processes. The generator is the
+    callback's own and starts anew each time.
 
     With ``animate`` the grid's way out of the noise is left beside it, as ``<name>/epoch=….gif``, and with the loggers
     as ``<name>_animation``. Its 40 frames, fewer if the sampler has fewer states, are evenly spread over the sampler's
@@ -85,16 +87,20 @@ class SampleGrid(SamplingCallback):
         count = share(self.num_samples, trainer.world_size, 0)
         seed = derive_seed(global_seed(), trainer.global_rank, Stream.GRID)
         generator = torch.Generator(pl_module.device).manual_seed(seed)
+        first = trainer.global_rank * count  # sample i of the grid is the i-th of what is gathered
+        labels = pl_module.default_labels(torch.arange(first, first + count, device=pl_module.device))
         drawn = pl_module.sample(
             self.sampler,
             count,
-            generator=generator,
+            labels,
+            generator,
             batch_size=self.batch_size,
             progress=trainer.is_global_zero,
             trajectory=FRAMES if is_animated else False,
         )
         states = self._of_all(pl_module, drawn if is_animated else drawn[None])
         path = epoch_path(trainer, self.name)
+        warn_of_broken(count_broken(states[-1]), self.num_samples)
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             leave_picture(trainer, self.name, image_grid(states[-1]), path)
             if is_animated:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from diffusion_lightning.callbacks.pictures import example_shape, run_folder
 from diffusion_lightning.images import to_uint8, write_png
 from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.non_finite import count_broken, warn_of_broken
 
 
 class SampleWriter(BasePredictionWriter):
@@ -27,6 +29,7 @@ class SampleWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.folder = folder
         self._to = Path()
+        self._broken = self._drawn = 0  # by this process
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
@@ -36,6 +39,7 @@ class SampleWriter(BasePredictionWriter):
                 f"SampleWriter writes images (C, H, W), but an example of this model has shape {shape}: "
                 "use `lightning sample --output points.npz`"
             )
+        self._broken = self._drawn = 0
         self._to = Path(self.folder) if self.folder is not None else run_folder(trainer) / "predictions"
         # asked on one process, before any of them writes
         taken = trainer.strategy.broadcast(any(self._to.glob("*.png")))
@@ -52,5 +56,12 @@ class SampleWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        self._broken += count_broken(prediction)
+        self._drawn += len(prediction)
         for index, picture in zip(batch.tolist(), to_uint8(prediction), strict=True):
             write_png(picture, self._to / f"{index:06d}.png")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        counts = torch.tensor([self._broken, self._drawn], device=pl_module.device)
+        broken, drawn = trainer.strategy.reduce(counts, reduce_op="sum").tolist()  # type: ignore[union-attr]
+        warn_of_broken(broken, drawn)

@@ -10,7 +10,8 @@ from diffusion_lightning.callbacks.pictures import check_at_least_one
 from diffusion_lightning.callbacks.sampling import Measurement
 from diffusion_lightning.metrics.sliced_wasserstein import sliced_wasserstein
 from diffusion_lightning.module import ScoreModule
-from diffusion_lightning.randomness import Stream, derive_seed, global_seed
+from diffusion_lightning.non_finite import count_broken, warn_of_broken
+from diffusion_lightning.randomness import Stream, derive_seed, draw_some, global_seed
 from diffusion_lightning.samplers import Sampler
 
 
@@ -19,12 +20,12 @@ class SlicedWasserstein(Measurement):
 
     Logged as ``sliced_wasserstein@<num_samples>``, in units of the points (:func:`sliced_wasserstein`). Even two sets
     of real points are about 2·σ_data/√num_samples apart, so different numbers do not compare. NaN if a sample is not
-    finite. The noise and the directions are the same each time. It also runs after ``lightning validate`` and
-    ``lightning test``. Every process computes the same value.
+    finite. Classes are drawn in the training data's shares. The noise and the directions are the same each time. It
+    also runs after ``lightning validate`` and ``lightning test``. Every process computes the same value.
 
     Args:
         sampler: the module's own if left out.
-        num_samples: generated points, and held-out points that they are compared with: the first of them.
+        num_samples: generated points, and held-out points that they are compared with, drawn by the run's seed.
         every_n_epochs: how often; the end of training always counts.
 
     Raises:
@@ -56,11 +57,14 @@ class SlicedWasserstein(Measurement):
             )
 
     def evaluate(self, trainer: Trainer, pl_module: ScoreModule) -> None:
-        real = held_out_points(self, trainer, pl_module, "FIDCallback")[: self.num_samples]
+        points = held_out_points(self, trainer, pl_module, "FIDCallback")
+        real = points[draw_some(self.num_samples, len(points), global_seed())]
         # the seed has no rank in it: a log that every process writes needs no synchronization if all write the same
         generator = torch.Generator(pl_module.device).manual_seed(derive_seed(global_seed(), Stream.DISTANCE))
-        samples = pl_module.sample(self.sampler, self.num_samples, generator=generator, batch_size=self.num_samples)
+        labels = pl_module.labels_in_shares(self.num_samples)
+        samples = pl_module.sample(self.sampler, self.num_samples, labels, generator, batch_size=self.num_samples)
         # a model that diverges is for the user to see in the curve, not a reason to end the run
-        finite = samples.isfinite().all()
-        value = sliced_wasserstein(samples, real, generator=generator) if finite else math.nan
+        broken = count_broken(samples)
+        warn_of_broken(broken, self.num_samples, f"{self.name} is nan")
+        value = math.nan if broken else sliced_wasserstein(samples, real, generator=generator)
         pl_module.log(self.name, value, on_step=False, on_epoch=True, prog_bar=True, sync_dist=False)

@@ -21,7 +21,8 @@ from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.images import figure_picture
 from diffusion_lightning.module import ScoreModule
-from diffusion_lightning.randomness import Stream, derive_seed, global_seed
+from diffusion_lightning.non_finite import count_broken, warn_of_broken
+from diffusion_lightning.randomness import Stream, derive_seed, draw_some, global_seed
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.sde import SDE, expand
 
@@ -48,7 +49,7 @@ class VectorField(SamplingCallback):
 
     Args:
         sampler: the module's own if left out.
-        num_samples: generated points, and held-out points shown at most.
+        num_samples: generated points, and held-out points shown at most, drawn by the run's seed.
         noise_level: σ/α of the field, positive, in units of the points; limited to those of [t_min, T].
         every_n_epochs: how often; the end of training always counts.
         name: of the folder and of the picture with the loggers; give one to each of several pictures.
@@ -108,8 +109,9 @@ class VectorField(SamplingCallback):
         states = pl_module.sample(
             self.sampler, self.num_samples, generator=generator, batch_size=self.num_samples, trajectory=True
         )
+        warn_of_broken(count_broken(states[-1]), self.num_samples, "the picture does not show them")
         level = pl_module.denoiser.sde.noise_level(time).item()
-        shown = real[: self.num_samples]
+        shown = real[draw_some(self.num_samples, len(real), global_seed())]
         picture = draw(grid.cpu(), field.cpu().float(), level, shown, states.cpu().float(), low, high)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             leave_picture(trainer, self.name, picture, path)
@@ -194,9 +196,9 @@ def draw(
 
     samples = states[-1]
     points_panel.scatter(*real.T.numpy(), s=6, color="tab:blue", alpha=0.6, linewidths=0, label=f"{len(real)} real")
-    points_panel.scatter(
-        *samples.T.numpy(), s=6, color="tab:red", alpha=0.6, linewidths=0, label=f"{len(samples)} generated"
-    )
+    broken = count_broken(samples)
+    label = f"{len(samples)} generated" + (f", {broken} not finite" if broken else "")
+    points_panel.scatter(*samples.T.numpy(), s=6, color="tab:red", alpha=0.6, linewidths=0, label=label)
     points_panel.set_title("held-out and generated points")
 
     path = states[:, 0]

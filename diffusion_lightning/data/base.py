@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 from torchvision.transforms.v2.functional import resize
 
-from diffusion_lightning.randomness import Stream, derive_seed, global_seed
+from diffusion_lightning.randomness import Stream, derive_seed, draw_some, global_seed
 
 BatchSet: TypeAlias = Dataset[tuple[Tensor, ...]]
 """A sized map-style dataset: `dataset[indices]` is `(x (B, …), int64 (B,))`."""
@@ -125,7 +125,7 @@ class BatchOrder(DistributedSampler[list[int]]):
     Args:
         size: number of examples N over all ranks.
         batch_size: examples per batch and rank.
-        shuffle: draw a new order for every epoch instead of 0 … N−1.
+        shuffle: draw a new order for every epoch, or, ``"once"``, one for all epochs, instead of 0 … N−1.
         drop_last: leave out what does not fill a batch on every rank, so that all ranks have equally many batches of
             equal size, as DDP training needs. Where a rank's share is smaller than one batch, that share is the batch.
         seed: of the order.
@@ -141,16 +141,17 @@ class BatchOrder(DistributedSampler[list[int]]):
         size: int,
         batch_size: int,
         *,
-        shuffle: bool,
+        shuffle: bool | Literal["once"],
         drop_last: bool,
         seed: int = 0,
         num_replicas: int = 1,
         rank: int = 0,
     ) -> None:
-        super().__init__(range(size), num_replicas, rank, shuffle, seed, drop_last)  # type: ignore[arg-type]
+        super().__init__(range(size), num_replicas, rank, bool(shuffle), seed, drop_last)  # type: ignore[arg-type]
         if drop_last and size < num_replicas:
             raise ValueError(f"{size} training images cannot feed {num_replicas} processes: each needs at least one")
         self.size = size
+        self.once = shuffle == "once"
         self.batch_size = batch_size
         self.start_batch = 0
 
@@ -167,7 +168,9 @@ class BatchOrder(DistributedSampler[list[int]]):
         return math.ceil(len(range(self.rank, self.size, self.num_replicas)) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
-        if self.shuffle:
+        if self.once:
+            order = draw_some(self.size, self.size, self.seed)
+        elif self.shuffle:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, Stream.ORDER))
             order = torch.randperm(self.size, generator=generator)
         else:
@@ -219,13 +222,14 @@ class BatchDataModule(LightningDataModule, ABC):
     Attributes:
         shape: of one example, known before `setup`.
         num_classes: labels are in [0, num_classes), known before `setup`.
+        class_names: of each label what it stands for, known before `setup`; None where they have no names.
 
     Args:
         batch_size: examples per batch and process.
         num_workers: processes that read batches beside the training process; 0 is fastest for examples in memory.
         num_predict: how many samples `predict` draws, over all processes.
-        seed: decides all that the data draw, such as the order of the training examples and the flips of images; that
-            of ``seed_everything`` if left out.
+        seed: decides all that the data draw, such as the order of the examples and the flips of images; that of
+            ``seed_everything`` if left out.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -233,6 +237,7 @@ class BatchDataModule(LightningDataModule, ABC):
 
     shape: tuple[int, ...]
     num_classes: int
+    class_names: list[str] | None = None
 
     def __init__(
         self, batch_size: int = 128, num_workers: int = 0, num_predict: int = 64, seed: int | None = None
@@ -254,13 +259,33 @@ class BatchDataModule(LightningDataModule, ABC):
         """Make the examples, once."""
         self.sets()
 
+    def class_counts(self) -> list[int]:
+        """How many training examples have each label from 0 on.
+
+        They are counted in the set's ``labels``, int64 (N,); a set without such an attribute is read once.
+
+        Raises:
+            ValueError: if the labels are no classes: not whole numbers from 0 on.
+        """
+        examples = self.sets()[0]
+        labels = getattr(examples, "labels", None)
+        if labels is None:
+            order = BatchOrder(len(examples), 500, shuffle=False, drop_last=False)  # type: ignore[arg-type]
+            labels = torch.cat([examples[batch][1] for batch in order])  # type: ignore[index]
+        if labels.is_floating_point() or labels.ndim != 1 or labels.min() < 0:
+            raise ValueError(f"{type(self).__name__}: its labels are no classes: must be whole numbers (N,) from 0 on")
+        return torch.bincount(labels, minlength=self.num_classes).tolist()
+
     def train_dataloader(self) -> DataLoader:
         """This rank's share in a new order each epoch; equally many batches on every rank."""
         return self._loader(self.sets()[0], shuffle=not self._overfitting, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
-        """The held-out examples in order, each exactly once over all ranks."""
-        return self._loader(self.sets()[1])
+        """The held-out examples, each exactly once over all ranks, in an order that the seed draws once for all epochs.
+
+        So the first batches, over all ranks, are examples drawn at random, even if the set itself is sorted.
+        """
+        return self._loader(self.sets()[1], shuffle="once")
 
     def test_dataloader(self) -> DataLoader:
         """The same examples as `val_dataloader`."""
@@ -280,7 +305,7 @@ class BatchDataModule(LightningDataModule, ABC):
     def _overfitting(self) -> bool:
         return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
-    def _loader(self, dataset: Dataset, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
+    def _loader(self, dataset: Dataset, shuffle: bool | Literal["once"] = False, drop_last: bool = False) -> DataLoader:
         trainer = self.trainer
         order = (_FixedBatchOrder if self._overfitting else BatchOrder)(
             len(dataset),  # type: ignore[arg-type]
@@ -394,7 +419,7 @@ class ImageDataModule(BatchDataModule):
             images = random_flip(images, seed, self.trainer.global_rank, self.trainer.world_size)
         return normalize(images), *rest
 
-    def _loader(self, dataset: Dataset, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
+    def _loader(self, dataset: Dataset, shuffle: bool | Literal["once"] = False, drop_last: bool = False) -> DataLoader:
         return super()._loader(self._placed(dataset), shuffle, drop_last)
 
     def _placed(self, dataset: Dataset) -> Dataset:

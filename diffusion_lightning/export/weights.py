@@ -13,6 +13,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.ema import EMA
 from diffusion_lightning.export.record import NAME, read_record, write_record
 from diffusion_lightning.recipe import build
 from diffusion_lightning.samplers import Sampler
@@ -40,22 +41,42 @@ def save_denoiser(
 
 
 def load_denoiser(folder: str | os.PathLike[str], device: torch.device | str = "cpu") -> Denoiser:
-    """The denoiser of a folder that ``lightning export --format safetensors`` wrote, in evaluation mode.
+    """The denoiser of a checkpoint with its EMA weights, in evaluation mode.
 
-    It is, bit for bit, that of the checkpoint with its EMA weights. Reading runs no code of the folder's: its
-    ``config.yaml`` names classes, which are imported and built with plain values as arguments. As for checkpoints, a
-    class may be any that is installed and of the type that is asked for in its place: a ``torch.nn.Module`` for the
-    network, an ``SDE``, a ``Parameterization``; functions and classes of other types are refused and not called.
+    Bit for bit the same from the checkpoint itself and from a folder that ``lightning export --format safetensors``
+    wrote of it. Reading runs no code of theirs: a folder's ``config.yaml``, as a checkpoint, names classes, which are
+    imported and built with plain values as arguments. A class may be any that is installed and of the type that is
+    asked for in its place: a ``torch.nn.Module`` for the network, an ``SDE``, a ``Parameterization``; functions and
+    classes of other types are refused and not called.
 
     Args:
-        folder: what was given as ``--output``.
+        folder: what was given as ``--output``; or the checkpoint, a file ``….ckpt``.
         device: where the weights go.
 
     Raises:
-        FileNotFoundError: if the folder or one of its files is not there.
+        FileNotFoundError: if the checkpoint, the folder or one of its files is not there.
         ValueError: if a file is damaged, the two do not fit each other, or a class is not allowed.
     """
-    folder = Path(folder)
+    path = Path(folder)
+    denoiser = _of_checkpoint(path) if path.suffix == ".ckpt" else _of_folder(path)
+    return denoiser.to(device).eval()
+
+
+def _of_checkpoint(path: Path) -> Denoiser:
+    from diffusion_lightning.checkpoint import load_checkpoint  # here, for it loads Lightning
+
+    checkpoint = load_checkpoint(path)
+    parts = ("network", "sde", "parameterization")
+    denoiser: Denoiser = build(Denoiser, {name: checkpoint["hyper_parameters"][name] for name in parts})
+    own, state = "denoiser.", checkpoint["state_dict"]
+    denoiser.load_state_dict({name[len(own) :]: value for name, value in state.items() if name.startswith(own)})
+    ema = EMA((p for p in denoiser.parameters() if p.requires_grad), decay=0.0)
+    ema.load_state_dict(checkpoint["ema"])
+    ema.copy_to()
+    return denoiser
+
+
+def _of_folder(folder: Path) -> Denoiser:
     record = read_record(folder)
     path = folder / WEIGHTS
     if not path.is_file():
@@ -70,7 +91,7 @@ def load_denoiser(folder: str | os.PathLike[str], device: torch.device | str = "
     except (SafetensorError, RuntimeError) as error:  # of the latter type for weights of another network
         reason = " ".join(str(error).split())
         raise ValueError(f"folder={str(folder)!r}: {WEIGHTS} is damaged or does not fit {NAME}: {reason}") from error
-    return denoiser.to(device).eval()
+    return denoiser
 
 
 def load_sampler(folder: str | os.PathLike[str]) -> Sampler:

@@ -28,6 +28,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from diffusion_lightning.metrics.fid import ReferenceFID
 from diffusion_lightning.metrics.reference import Moments, Reference
 from diffusion_lightning.progress import progress_bar
+from diffusion_lightning.randomness import draw_some
 
 MetricName = Literal["fid", "kid", "is", "precision_recall"]
 
@@ -199,7 +200,7 @@ def _some(features: Tensor, size: int, seed: int) -> Tensor:
     """As many of them, drawn without replacement; all in their order if that is all."""
     if len(features) == size:
         return features
-    return features[torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:size]]
+    return features[draw_some(size, len(features), seed)]
 
 
 def _quietly(metric: type[Metric], network: nn.Module, **settings: Any) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 from diffusion_lightning.data.base import ImageSet
 from diffusion_lightning.images import figure_picture
 from diffusion_lightning.progress import watched
+from diffusion_lightning.randomness import draw_some
 
 BLOCK = 2000
 """Candidates looked at at once."""
@@ -31,7 +32,7 @@ GAP, LINE = 0.4, 0.25
 """Of the picture, in widths of an image: between its blocks, and a line of text."""
 
 PROBES = 200
-"""Training images that the usual distance is the median of."""
+"""Training images that the usual distance is the median of, drawn by the seed."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def find_neighbours(
     real_features: Tensor,
     rows: int = 8,
     k: int = 5,
+    seed: int = 0,
     progress: bool = False,
 ) -> Neighbours:
     """The nearest real images of those samples that are most like copies.
@@ -123,6 +125,7 @@ def find_neighbours(
         real_features: theirs, ``(M, F)``.
         rows: how many samples; all if there are fewer.
         k: how many neighbours of each; all if there are fewer.
+        seed: decides which real images the usual distance is of.
         progress: show bars.
     """
     k = min(k, len(real_features))
@@ -134,7 +137,7 @@ def find_neighbours(
     closest, second = nearest(features, candidates(False, "nearest of all samples"), 2)[0].T
     ratios = torch.where(closest > 0, closest / second, 0.0)  # an image that the data hold twice can be copied too
     chosen = ratios.argsort(stable=True)[:rows]
-    probes = torch.linspace(0, len(real_features) - 1, min(PROBES, len(real_features))).long()
+    probes = draw_some(PROBES, len(real_features), seed)
     spaces = []
     for queries, probe, pixels in (
         (features[chosen], real_features[probes], False),

@@ -65,7 +65,7 @@ def better(metric: str) -> int:
 
 def winners(metric: str, values: Sequence[float | None]) -> list[bool]:
     """Which of several runs' best values is the best of all; none where there is nothing to choose between."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and not math.isnan(value)]
     if better(metric) == 0 or len(known) < 2 or len(set(known)) == 1:
         return [False] * len(values)
     best = max(known) if better(metric) > 0 else min(known)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lightning.data import EmbeddedMNIST
+from diffusion_lightning.data import CIFAR10, MNIST, EmbeddedMNIST, Points
 from diffusion_lightning.data.base import BatchLoader, BatchOrder, ImageDataModule, TensorImages, normalize, random_flip
-from diffusion_lightning.randomness import Stream, derive_seed
+from diffusion_lightning.randomness import Stream, derive_seed, draw_some
 
 
 class Numbered(ImageDataModule):
@@ -136,11 +136,27 @@ def test_training_shares_are_disjoint_equal_and_nearly_all(world, size, batch_si
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize(("size", "batch_size"), [(60, 10), (61, 10), (10, 3), (2, 128)])
-def test_evaluation_takes_every_image_exactly_once_in_order(world, size, batch_size):
+def test_without_shuffling_every_image_is_taken_exactly_once_in_order(world, size, batch_size):
     orders = [order(size, batch_size, world, rank, training=False) for rank in range(world)]
     assert all(len(list(each)) == len(each) for each in orders)
     assert sorted(index for each in orders for batch in each for index in batch) == list(range(size))
     assert all(batch == sorted(batch) for each in orders for batch in each)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_an_order_drawn_once_is_the_same_in_every_epoch_and_over_all_ranks(world):
+    def batches(rank, epoch, seed=5):
+        each = BatchOrder(60, 12 // world, shuffle="once", drop_last=False, seed=seed, num_replicas=world, rank=rank)
+        each.set_epoch(epoch)
+        return list(each)
+
+    shares = [batches(rank, epoch=0) for rank in range(world)]
+    assert shares == [batches(rank, epoch=7) for rank in range(world)]
+    assert shares != [batches(rank, epoch=0, seed=6) for rank in range(world)]
+    # the batches of all ranks together are the order's next 12, whatever the number of ranks
+    whole = draw_some(60, 60, seed=5).tolist()
+    for index, parts in enumerate(zip(*shares, strict=True)):
+        assert sorted(number for part in parts for number in part) == sorted(whole[12 * index : 12 * index + 12])
 
 
 def test_the_order_is_a_function_of_seed_and_epoch_only():
@@ -263,6 +279,8 @@ def test_a_run_sees_a_new_order_each_epoch_normalized():
 def test_a_run_validates_every_held_out_image_once_and_unflipped():
     data = Numbered(batch_size=4, flip=True)
     module = fit(data)
+    first, *others = [numbers(batches) for batches in module.val_batches.values()]
+    assert all(other == first for other in others)
     for batches in module.val_batches.values():
         assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == list(range(50, 61))
         for images, labels in batches:
@@ -346,7 +364,17 @@ def test_loaders_take_the_share_of_their_rank():
     data.trainer = TwoProcesses()
     assert numbers(data.train_dataloader()) == list(order(50, 8, world=2, rank=1, seed=2))
     assert torch.cat(list(data.predict_dataloader())).tolist() == [1, 3, 5, 7]
-    assert numbers(data.val_dataloader()) == [[51, 53, 55, 57, 59]]
+    assert numbers(data.val_dataloader()) == [(50 + draw_some(11, 11, seed=2)[1::2]).tolist()]
+
+
+def test_the_first_held_out_batches_are_a_random_sample(make_data):
+    """The embedded held-out digits begin with fifty ones."""
+    for seed in (0, 1):
+        data = make_data(batch_size=50, seed=seed)
+        assert data.held_out_images.labels[:50].tolist() == 50 * [1]
+        for loader in (data.val_dataloader(), data.test_dataloader()):
+            labels = next(iter(loader))[1]
+            assert (torch.bincount(labels, minlength=10) > 0).all()
 
 
 # --- reference ------------------------------------------------------------------------------------------------------
@@ -465,3 +493,32 @@ def test_on_device_is_refused_where_it_cannot_be():
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
     with pytest.raises(ValueError, match="on_device=True: the images are not in memory"):
         data._placed(torch.utils.data.TensorDataset(torch.zeros(3)))
+
+
+# --- classes --------------------------------------------------------------------------------------------------------
+
+
+def test_training_examples_are_counted_by_class():
+    data = Numbered(train=3, held_out=2)
+    assert data.class_counts() == [1, 1, 1] + 97 * [0]
+    assert EmbeddedMNIST().class_counts() == 10 * [900]
+    points = Points(num_points=70)  # its set has no attribute of its labels
+    labels = points.sets()[0].tensors[1]
+    assert points.class_counts() == [(labels == 0).sum(), (labels == 1).sum()]
+
+
+def test_labels_that_are_no_classes_are_not_counted():
+    for labels in (torch.zeros(3), torch.tensor([0, -1, 1]), torch.zeros(3, 2, dtype=torch.int64)):
+        data = Numbered()
+        data._images = TensorImages(data.pixels[:3], labels), TensorImages(data.pixels[3:4], labels[:1])
+        with pytest.raises(ValueError, match="Numbered: its labels are no classes"):
+            data.class_counts()
+
+
+def test_classes_have_their_names():
+    assert EmbeddedMNIST().class_names == MNIST().class_names == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    assert CIFAR10().class_names == names
+    assert Points().class_names == ["left", "right"]
+    assert Points("heart").class_names is None
+    assert Numbered().class_names is None

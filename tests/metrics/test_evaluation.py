@@ -16,6 +16,7 @@ from diffusion_lightning.metrics.evaluation import (
 )
 from diffusion_lightning.metrics.features import DigitFeatures
 from diffusion_lightning.metrics.reference import Moments
+from diffusion_lightning.randomness import draw_some
 
 
 def normal(n: int, dim: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -174,7 +175,7 @@ def test_all_at_once_and_what_they_depend_on():
     assert scores.values["fid"] == frechet_distance(fake, Moments.of(real))
     assert (scores.values["kid"], scores.values["kid_std"]) == kernel_distance(fake, real, 100, 40, 5)
     assert scores.values["is"] == inception_score(logits, 1, 5)[0]
-    some = real[torch.randperm(90, generator=torch.Generator().manual_seed(5))[:40]]
+    some = real[draw_some(40, 90, seed=5)]
     assert (scores.values["precision"], scores.values["recall"]) == precision_recall(fake, some)
     assert set(scores.values) == {"fid", "kid", "kid_std", "is", "precision", "recall"}
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from diffusion_lightning.data.base import TensorImages
 from diffusion_lightning.metrics.neighbours import find_neighbours, image_batches, nearest, neighbours_picture
+from diffusion_lightning.randomness import draw_some
 
 
 def pictures(n: int, seed: int, channels: int = 1) -> Tensor:
@@ -88,6 +89,19 @@ def test_the_usual_distance_is_between_different_images():
     assert found.in_pixels.usual == pytest.approx(3 * 8)
     assert found.in_features.usual == pytest.approx(3 * 8**0.5)
     assert len(found.samples) == 1
+
+
+def test_the_usual_distance_is_that_of_images_drawn_by_the_seed():
+    """Of which every second one is a copy of another: that the evenly spaced ones are all such says nothing."""
+    images = pictures(399, 0)
+    images[0:396:4] = images[2:398:4]
+    distances = torch.cdist(images.double().flatten(1), images.double().flatten(1)).fill_diagonal_(1e9).min(1).values
+    found = []
+    for seed in (0, 1, 2):
+        near = find_neighbours(images[:1], features(images[:1]), a_set(images), features(images), seed=seed)
+        found.append(near.in_pixels.usual)
+        assert found[-1] == pytest.approx(distances[draw_some(200, 399, seed)].median().item(), abs=1e-4)
+    assert any(value > 0 for value in found)
 
 
 def test_all_of_a_set_in_batches():

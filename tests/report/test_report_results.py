@@ -55,6 +55,8 @@ def test_which_way_is_better(metric, sign):
 
 def test_the_best_of_several_runs():
     assert winners("val/loss", [3.0, None, 2.0, 2.0]) == [False, False, True, True]
+    assert winners("fid/mnist@9", [math.nan, 3.0, 2.0]) == [False, False, True]
+    assert winners("fid/mnist@9", [math.nan, 2.0]) == [False, False]
     assert winners("precision", [0.3, 0.2]) == [True, False]
     assert winners("val/loss", [3.0, None]) == [False, False]
     assert winners("val/loss", [3.0, 3.0]) == [False, False]
