@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from diffusion_lightning.augmentation import GeometricAugmentation
 from diffusion_lightning.checkpoint import KEY, load_checkpoint
 from diffusion_lightning.compilation import Compile, check_choice, compile_in_place
+from diffusion_lightning.data.base import BatchDataModule
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.ema import EMA
 from diffusion_lightning.non_finite import NonFiniteError
@@ -120,6 +121,10 @@ class ScoreModule(LightningModule):
         self._resumed: dict[str, Any] = {}
         self.shape = tuple(shape) if shape is not None else None
         self.augment = augment
+        self.class_names: list[str] | None = None
+        """What each label stands for, as the training data say; None where they have no names."""
+        self.class_counts: list[int] | None = None
+        """How many training examples have each label; None if the network has no classes, or it is not known."""
         self._evaluation = ExitStack()
         self._compile: Compile = compile  # what is still to be done
         self.save_hyperparameters(
@@ -146,16 +151,24 @@ class ScoreModule(LightningModule):
         assert self.denoiser.network is not None
         return self.denoiser.network
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether the network is told of each example's class."""
+        return bool(getattr(self.network, "num_classes", None))
+
     # ---- training
 
     def setup(self, stage: str) -> None:
-        """Learn the examples' shape from the data, once, for sampling from a checkpoint needs it; a fit starts anew."""
+        """Learn from the data what sampling from a checkpoint needs: shape and classes; a fit starts anew."""
         if stage == TrainerFn.FITTING:
             self._resumed, self._epoch_losses = {}, None
             self.skipped_steps = self._skipped_in_a_row = 0
         data = getattr(self.trainer, "datamodule", None)
         if self.shape is None and data is not None and hasattr(data, "shape"):
             self._set_shape(data.shape)
+        if isinstance(data, BatchDataModule):
+            self.class_names = data.class_names
+            self.class_counts = data.class_counts() if self.has_classes else None
 
     def on_train_start(self) -> None:
         """Go on exactly where a checkpoint was saved."""
@@ -391,7 +404,7 @@ class ScoreModule(LightningModule):
 
     def condition(self, labels: Tensor) -> dict[str, Any]:
         """What the network is conditioned on: the labels if it has classes, else nothing."""
-        return {"labels": labels} if getattr(self.network, "num_classes", None) else {}
+        return {"labels": labels} if self.has_classes else {}
 
     def default_labels(self, indices: Tensor) -> Tensor | None:
         """The classes that samples of these indices get unless told otherwise: in turn; none without classes."""
@@ -459,6 +472,8 @@ class ScoreModule(LightningModule):
             "skipped_in_a_row": self._skipped_in_a_row,
             "epoch_losses": self.all_gather(losses).reshape(-1, 2).tolist(),  # type: ignore[union-attr]
             "metrics": {name: value.item() for name, value in self.trainer.callback_metrics.items()},
+            "class_names": self.class_names,
+            "class_counts": self.class_counts,
         }
 
     def check_network(self, checkpoint: dict[str, Any]) -> None:
@@ -473,7 +488,7 @@ class ScoreModule(LightningModule):
             raise ValueError(f"the checkpoint is of another network: {difference}")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the EMA back, after checking that the checkpoint is of this network.
+        """Take the EMA back, after checking that the checkpoint is of this network; and what is known of its classes.
 
         Raises:
             ValueError: if the checkpoint's network is another one.
@@ -482,6 +497,9 @@ class ScoreModule(LightningModule):
         if self.shape is None and checkpoint["hyper_parameters"]["shape"] is not None:
             self._set_shape(checkpoint["hyper_parameters"]["shape"])
         self.ema.load_state_dict(checkpoint["ema"])
+        if self.class_names is None and self.class_counts is None:  # else the data have been asked already
+            self.class_names = checkpoint[KEY].get("class_names")
+            self.class_counts = checkpoint[KEY].get("class_counts")
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._resumed = checkpoint[KEY]
             if "position" not in self._resumed:

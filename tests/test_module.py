@@ -39,6 +39,7 @@ from diffusion_lightning import (
     UniformTimes,
 )
 from diffusion_lightning.checkpoint import KEY
+from diffusion_lightning.data.base import TensorImages
 
 TINY: dict[str, Any] = {
     "channels": (4,),
@@ -621,6 +622,30 @@ def test_the_shape_is_learnt_from_the_data(make_module, make_trainer, make_data)
     batches = DataLoader([(torch.zeros(2, 1, 8, 8), torch.zeros(2))], batch_size=None)
     make_trainer().fit(module, train_dataloaders=batches)
     assert module.sample(num=1).shape == (1, 1, 8, 8)
+
+
+def test_the_classes_are_learnt_from_the_data_and_kept(make_module, make_trainer, make_data, digits, tmp_path):
+    data, trainer = make_data(), make_trainer()
+    train, held_out = digits
+    counts = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
+    kept = torch.cat([(train.labels == digit).nonzero()[:count, 0] for digit, count in enumerate(counts)])
+    data._images = TensorImages(train.images[kept], train.labels[kept]), held_out
+    labelled = make_module(network=LabelledUNet())
+    assert labelled.class_names is labelled.class_counts is None
+    trainer.fit(labelled, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    for module in (labelled, loaded):
+        assert module.class_counts == counts
+        assert module.class_names == [str(digit) for digit in range(10)]
+
+    # of other data they are those of the other data, whatever the checkpoint says
+    make_trainer().validate(loaded, datamodule=make_data(), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    assert loaded.class_counts == 10 * [900]
+
+    unlabelled = make_module()
+    make_trainer().validate(unlabelled, datamodule=make_data(), verbose=False)
+    assert unlabelled.class_counts is None
 
 
 def test_predict_draws_the_number_that_was_asked_for(make_module, make_trainer, make_data):

@@ -219,6 +219,7 @@ class BatchDataModule(LightningDataModule, ABC):
     Attributes:
         shape: of one example, known before `setup`.
         num_classes: labels are in [0, num_classes), known before `setup`.
+        class_names: of each label what it stands for, known before `setup`; None where they have no names.
 
     Args:
         batch_size: examples per batch and process.
@@ -233,6 +234,7 @@ class BatchDataModule(LightningDataModule, ABC):
 
     shape: tuple[int, ...]
     num_classes: int
+    class_names: list[str] | None = None
 
     def __init__(
         self, batch_size: int = 128, num_workers: int = 0, num_predict: int = 64, seed: int | None = None
@@ -253,6 +255,23 @@ class BatchDataModule(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Make the examples, once."""
         self.sets()
+
+    def class_counts(self) -> list[int]:
+        """How many training examples have each label from 0 on.
+
+        They are counted in the set's ``labels``, int64 (N,); a set without such an attribute is read once.
+
+        Raises:
+            ValueError: if the labels are no classes: not whole numbers from 0 on.
+        """
+        examples = self.sets()[0]
+        labels = getattr(examples, "labels", None)
+        if labels is None:
+            order = BatchOrder(len(examples), 500, shuffle=False, drop_last=False)  # type: ignore[arg-type]
+            labels = torch.cat([examples[batch][1] for batch in order])  # type: ignore[index]
+        if labels.is_floating_point() or labels.ndim != 1 or labels.min() < 0:
+            raise ValueError(f"{type(self).__name__}: its labels are no classes: must be whole numbers (N,) from 0 on")
+        return torch.bincount(labels, minlength=self.num_classes).tolist()
 
     def train_dataloader(self) -> DataLoader:
         """This rank's share in a new order each epoch; equally many batches on every rank."""

@@ -6,6 +6,8 @@ import torchvision
 
 from diffusion_lightning.data.base import TorchvisionImages
 
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
 
 class CIFAR10(TorchvisionImages):
     """CIFAR-10: 50,000 training images, and the 10,000 test images for validation and test. Images are (3, 32, 32).
@@ -20,6 +22,7 @@ class CIFAR10(TorchvisionImages):
     layout = "cifar-10-batches-py/{data_batch_1 … data_batch_5,test_batch,batches.meta}"
     shape = (3, 32, 32)
     num_classes = 10
+    class_names = NAMES
     fid_feature: ClassVar[Literal["mnist", "inception"]] = "inception"
 
     def __init__(self, root: str = "data", flip: bool = True, **kwargs: Any) -> None:

@@ -9,6 +9,8 @@ import torchvision
 
 from diffusion_lightning.data.base import ImageDataModule, ImageSet, TensorImages, TorchvisionImages
 
+DIGITS = [str(digit) for digit in range(10)]
+
 
 class EmbeddedMNIST(ImageDataModule):
     """10,000 real MNIST digits shipped in the package, 1,000 of each class: nothing to download, nothing on disk.
@@ -19,6 +21,7 @@ class EmbeddedMNIST(ImageDataModule):
 
     shape = (1, 28, 28)
     num_classes = 10
+    class_names = DIGITS
     fid_feature: ClassVar[Literal["mnist", "inception"]] = "mnist"
 
     def load_images(self) -> tuple[ImageSet, ImageSet]:
@@ -42,4 +45,5 @@ class MNIST(TorchvisionImages):
     layout = "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
     shape = (1, 28, 28)
     num_classes = 10
+    class_names = DIGITS
     fid_feature: ClassVar[Literal["mnist", "inception"]] = "mnist"

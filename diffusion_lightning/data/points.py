@@ -125,6 +125,7 @@ class Points(BatchDataModule):
     Attributes:
         shape: (2,).
         num_classes: 2 for ``split_normal``, 1 for ``heart``.
+        class_names: ``left`` and ``right`` for ``split_normal``, none for ``heart``.
 
     Args:
         distribution: ``"split_normal"`` or ``"heart"``, see the module.
@@ -152,6 +153,7 @@ class Points(BatchDataModule):
         self.num_points = num_points
         self.num_held_out = num_held_out
         self.num_classes = _DISTRIBUTIONS[distribution][1]
+        self.class_names = ["left", "right"] if distribution == "split_normal" else None
         self._sets: tuple[TensorDataset, TensorDataset] | None = None
 
     def sets(self) -> tuple[TensorDataset, TensorDataset]:

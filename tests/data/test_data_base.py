@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lightning.data import EmbeddedMNIST
+from diffusion_lightning.data import CIFAR10, MNIST, EmbeddedMNIST, Points
 from diffusion_lightning.data.base import BatchLoader, BatchOrder, ImageDataModule, TensorImages, normalize, random_flip
 from diffusion_lightning.randomness import Stream, derive_seed
 
@@ -465,3 +465,32 @@ def test_on_device_is_refused_where_it_cannot_be():
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
     with pytest.raises(ValueError, match="on_device=True: the images are not in memory"):
         data._placed(torch.utils.data.TensorDataset(torch.zeros(3)))
+
+
+# --- classes --------------------------------------------------------------------------------------------------------
+
+
+def test_training_examples_are_counted_by_class():
+    data = Numbered(train=3, held_out=2)
+    assert data.class_counts() == [1, 1, 1] + 97 * [0]
+    assert EmbeddedMNIST().class_counts() == 10 * [900]
+    points = Points(num_points=70)  # its set has no attribute of its labels
+    labels = points.sets()[0].tensors[1]
+    assert points.class_counts() == [(labels == 0).sum(), (labels == 1).sum()]
+
+
+def test_labels_that_are_no_classes_are_not_counted():
+    for labels in (torch.zeros(3), torch.tensor([0, -1, 1]), torch.zeros(3, 2, dtype=torch.int64)):
+        data = Numbered()
+        data._images = TensorImages(data.pixels[:3], labels), TensorImages(data.pixels[3:4], labels[:1])
+        with pytest.raises(ValueError, match="Numbered: its labels are no classes"):
+            data.class_counts()
+
+
+def test_classes_have_their_names():
+    assert EmbeddedMNIST().class_names == MNIST().class_names == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    assert CIFAR10().class_names == names
+    assert Points().class_names == ["left", "right"]
+    assert Points("heart").class_names is None
+    assert Numbered().class_names is None
