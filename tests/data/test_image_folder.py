@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from diffusion_lightning.data import ImageFolder
-from diffusion_lightning.data.image_folder import find_pictures, read_picture
+from diffusion_lightning.data.pictures import find_pictures, read_picture
 
 
 def picture(height=8, width=8, mode="RGB", seed=0):
