@@ -55,8 +55,8 @@ class ImageFolder(ImageDataModule):
         ValueError: if an argument is out of its range, a single picture is to be split, or two folders could be that
             of the training, or of the held-out pictures.
         FileNotFoundError: at the first use, if `root` is not a folder or has no pictures.
-        OSError: naming all pictures that cannot be read; of those that stay on disk, the ones that are cut off only
-            when their batch is read.
+        OSError: naming all pictures that cannot be read, before a run begins; of those that stay on disk, the ones that
+            are damaged in their midst only when their batch is read.
     """
 
     fid_feature: ClassVar[Literal["mnist", "inception"]] = "inception"

@@ -28,6 +28,9 @@ NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 NAMED = 5
 """Of many pictures that cannot be read, how many are told by name."""
 
+ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
+"""What a whole file of these formats ends with."""
+
 AT_ONCE = 32
 """Files opened at once: on a network's disk, most of the time is spent waiting."""
 
@@ -171,10 +174,10 @@ class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
         return TensorImages(images, self.labels)
 
     def sizes(self, progress: bool = True) -> list[tuple[int, int]]:
-        """Width and height of each file, from its first bytes: a picture that is cut off shows only when decoded.
+        """Width and height of each file, by its first and last bytes; what is wrong in between shows when decoded.
 
         Raises:
-            OSError: naming all that are no 8-bit pictures.
+            OSError: naming all that are no 8-bit pictures, and PNG, JPEG and GIF that are cut off.
         """
         outcomes = []
         with ThreadPoolExecutor(AT_ONCE) as pool, self._bar("looking at pictures", progress) as bar:
@@ -218,9 +221,17 @@ def _size(path: Path) -> tuple[int, int] | str:
     try:
         with Image.open(path) as file:
             _check_depth(file)
+            if not _last_bytes(path).rstrip(b"\0").endswith(ENDS.get(file.format or "", b"")):
+                file.load()  # cut off, or something behind it that does no harm
             return file.size
     except Exception as error:
         return _reason(error)
+
+
+def _last_bytes(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(max(path.stat().st_size - 16, 0))
+        return file.read()
 
 
 def _check_depth(file: Image.Image) -> None:
