@@ -9,7 +9,8 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ from diffusion_lightning.callbacks import (
     TrainingProgressBar,
 )
 from diffusion_lightning.callbacks.graceful_stop import Stopped
+from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.checkpoint import KEY, WholeCheckpointIO, load_checkpoint, load_newest
 from diffusion_lightning.disk import replace_keeping
 from diffusion_lightning.dry_run import TRIAL_STEPS, Length, dry_run
@@ -272,6 +274,8 @@ class DiffusionCLI(LightningCLI):
             self._try_optimizer()
         config = self._get(self.config_init, "trainer")
         callbacks = config["callbacks"] = _as_list(config["callbacks"])
+        if self.subcommand != "predict":
+            self._check_parts(callbacks)
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TerminalProgressBar() if sys.stderr.isatty() else TrainingProgressBar())
         if self.subcommand != "fit":
@@ -308,9 +312,13 @@ class DiffusionCLI(LightningCLI):
             # where Lightning saves when SLURM announces the end of the job's time; another job must not find it
             kwargs["default_root_dir"] = str(folder)
             rank_zero_only((folder / SLURM_JOB).write_text)(job)
-        trainer = super().instantiate_trainer(
-            logger=[self.run_logger, *map(as_guest, others)], plugins=plugins, **kwargs
-        )
+        try:
+            trainer = super().instantiate_trainer(
+                logger=[self.run_logger, *map(as_guest, others)], plugins=plugins, **kwargs
+            )
+        except Exception:
+            self.run_logger.withdraw()
+            raise
         if trainer.is_global_zero and not config["fast_dev_run"]:
             continued = self.resumed.get(KEY, {}).get("run_ids", {}) if self.resumed_folder else {}
             for logger in others:
@@ -333,7 +341,8 @@ class DiffusionCLI(LightningCLI):
                 if self.trainer.is_global_zero:
                     print_table("Dry run", ("what", "how much"), rows)
                 return
-            super()._run_subcommand(subcommand)
+            with self._withdrawing():
+                super()._run_subcommand(subcommand)
         except Stopped as stopped:
             if stopped.is_launched:
                 sys.exit(0)  # with another code the process that started this one would be killed while it tidies up
@@ -349,8 +358,30 @@ class DiffusionCLI(LightningCLI):
                 sys.exit(128 + signal.SIGINT)
             raise
 
+    @contextmanager
+    def _withdrawing(self) -> Iterator[None]:
+        """Inside, a fit that ends before its first step leaves no folder behind, for there is no run to go on with."""
+        try:
+            yield
+        except Stopped:
+            raise
+        except BaseException:
+            if self.subcommand == "fit" and not self.trainer.fit_loop.epoch_loop.batch_progress.total.completed:
+                for logger in self.trainer.loggers:
+                    if isinstance(logger, WandbLogger):
+                        logger.leave()  # or it would write on
+                self.run_logger.withdraw()
+            raise
+
     def _resume_command(self) -> str:
         return f"lightning fit --config {Path(self.run_logger.log_dir) / 'config.yaml'} --ckpt_path last"
+
+    def _check_parts(self, callbacks: Sequence[Any]) -> None:
+        """See that data, network and what draws samples fit each other, as the trainer will once a run has begun."""
+        self.model.check_data(self.datamodule, is_new=self.subcommand == "fit" and not self.resumed)
+        for callback in callbacks:
+            if isinstance(callback, SamplingCallback) and not self._is_dry():  # a dry run draws nothing
+                callback.check(self.model, self.datamodule)
 
     def _try_optimizer(self) -> None:
         """Make an optimizer and its scheduler once, as the trainer will only after the run has its folder."""

@@ -24,7 +24,7 @@ import diffusion_lightning.data  # noqa: F401 — so that its classes are known 
 from diffusion_lightning.checkpoint import load_checkpoint
 from diffusion_lightning.data.base import ImageDataModule
 from diffusion_lightning.evaluation_report import Results, new_folder
-from diffusion_lightning.images import to_uint8, write_png
+from diffusion_lightning.images import is_picture, to_uint8, write_png
 from diffusion_lightning.likelihood import bits_per_dim
 from diffusion_lightning.metrics.evaluation import MetricName, evaluate, metric_name, possible_metrics
 from diffusion_lightning.metrics.fid import FeatureName, build_features, default_cache
@@ -71,8 +71,10 @@ def evaluate_command(args: list[str]) -> None:
     _check_options(options)
     given = evaluate_parser().instantiate(options)
     module = load_on_device(options.ckpt_path, options.device, options.compile)
-    if module.shape is None or len(module.shape) != 3:
-        raise UsageError(f"ckpt_path={options.ckpt_path!r}: is of points: evaluation is of images (C, H, W)")
+    if module.shape is None or not is_picture(module.shape):
+        what = f"examples of shape {module.shape}" if module.shape is None or len(module.shape) > 1 else "points"
+        needed = "evaluation is of images (C, H, W) of 1 or 3 channels"
+        raise UsageError(f"ckpt_path={options.ckpt_path!r}: is of {what}: {needed}")
     samplers = _samplers(given, module)
     subject = _Subject(options, module, given.data)
     folder = new_folder(_output(options), _folder_name(options, subject, samplers))

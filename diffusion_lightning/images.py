@@ -17,6 +17,11 @@ SHOWN, EXTENT = 0.99, 1.5
 """The part of a state's values that may reach this far; samples overshoot [-1, 1] a little, noise by more."""
 
 
+def is_picture(shape: Sequence[int]) -> bool:
+    """Whether an example of this shape is one that can be shown: ``(C, H, W)``, grey or in colour."""
+    return len(shape) == 3 and shape[0] in (1, 3)
+
+
 def to_uint8(x: Tensor) -> Tensor:
     """Images in [-1, 1] as 8-bit levels: round(127.5·(x + 1)), values outside limited; uint8, shape of ``x``.
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from diffusion_lightning.augmentation import GeometricAugmentation
 from diffusion_lightning.checkpoint import KEY, load_checkpoint
+from diffusion_lightning.compatibility import check_batch, check_compatible, check_set
 from diffusion_lightning.compilation import Compile, check_choice, compile_in_place
 from diffusion_lightning.data.base import BatchDataModule
 from diffusion_lightning.data.shares import in_shares
@@ -131,6 +132,8 @@ class ScoreModule(LightningModule):
         """What each label stands for, as the training data say; None where they have no names."""
         self.class_counts: list[int] | None = None
         """How many training examples have each label; None if the network has no classes, or it is not known."""
+        self._fits: tuple[Any, Any] | None = None  # shape and classes of the data that the network has been tried on
+        self._has_seen_batch = self._is_trained = False
         self._evaluation = ExitStack()
         self._compile: Compile = compile  # what is still to be done
         self.save_hyperparameters(
@@ -164,6 +167,28 @@ class ScoreModule(LightningModule):
 
     # ---- training
 
+    def check_data(self, data: Any, is_new: bool = True) -> None:
+        """Raise a ValueError if the network cannot be trained on the data, as far as their attributes tell.
+
+        Args:
+            data: the data module.
+            is_new: whether the network's training begins now, and it could still be another.
+        """
+        fits = getattr(data, "shape", None), getattr(data, "num_classes", None)
+        if fits != self._fits:
+            check_compatible(self.network, data, is_new)
+            self._fits = fits
+
+    def prepare_data(self) -> None:
+        """Read the examples and look at the first: what is wrong with them is said before a logger begins its run.
+
+        Lightning calls it in one process per machine.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, BatchDataModule) and self.trainer.state.fn != TrainerFn.PREDICTING:
+            for examples in data.sets():
+                check_set(self.network, examples, data)
+
     def setup(self, stage: str) -> None:
         """Learn from the data what sampling from a checkpoint needs: shape and classes; a fit starts anew."""
         if stage == TrainerFn.FITTING:
@@ -172,7 +197,10 @@ class ScoreModule(LightningModule):
             self._is_loaded = False
             self._resumed, self._epoch_losses = {}, None
             self.skipped_steps = self._skipped_in_a_row = 0
+        self._has_seen_batch = False
         data = getattr(self.trainer, "datamodule", None)
+        if data is not None and stage != TrainerFn.PREDICTING:
+            self.check_data(data, stage == TrainerFn.FITTING and not self._is_trained)
         if self.shape is None and data is not None and hasattr(data, "shape"):
             self._set_shape(data.shape)
         if isinstance(data, BatchDataModule):
@@ -222,6 +250,7 @@ class ScoreModule(LightningModule):
 
         A batch is ``(x (B, …) in [-1, 1], labels (B,))``.
         """
+        self._look_at(batch)
         x, labels = batch
         if self.shape is None:
             self._set_shape(x.shape[1:])
@@ -330,6 +359,7 @@ class ScoreModule(LightningModule):
 
         Returns the ``losses`` and ``times`` ``(B,)`` behind it.
         """
+        self._look_at(batch)
         x, labels = batch
         # the last batch is smaller: it draws as much as the others, for how much falls to it depends on the processes
         size = max(len(x), getattr(self.trainer.datamodule, "batch_size", 0))  # type: ignore[attr-defined]
@@ -475,6 +505,12 @@ class ScoreModule(LightningModule):
             return self.default_labels(torch.arange(total, device=self.device))
         return in_shares(counts, total).to(self.device)
 
+    def _look_at(self, batch: Any) -> None:
+        """Look at the first batch, of whatever data."""
+        if not self._has_seen_batch:
+            check_batch(self.network, batch, getattr(self.trainer, "datamodule", None))
+            self._has_seen_batch = True
+
     def _draw(self, x: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
         """The times and the noise of x, which is (a part of) this process's ``size`` rows of the batch of all.
 
@@ -573,6 +609,7 @@ class ScoreModule(LightningModule):
         """
         is_resumed = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         (self.check_resume if is_resumed else self.check_network)(checkpoint)
+        self._is_trained = True
         if self.shape is None and checkpoint["hyper_parameters"]["shape"] is not None:
             self._set_shape(checkpoint["hyper_parameters"]["shape"])
         self.ema.load_state_dict(checkpoint["ema"])

@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 import yaml
 from lightning.pytorch import LightningDataModule
-from PIL import Image
 
 from diffusion_lightning.data.base import ImageDataModule, ImageSet
-from diffusion_lightning.data.image_folder import IN_MEMORY_BYTES, PictureFiles, find_pictures, pictures_digest
-from diffusion_lightning.progress import progress_bar
+from diffusion_lightning.data.image_folder import IN_MEMORY_BYTES
+from diffusion_lightning.data.pictures import PictureFiles, find_pictures, pictures_digest
 from diffusion_lightning.usage import OneLineParser, UsageError
 
 
@@ -98,7 +97,8 @@ def images_of_folder(folder: Path, shape: tuple[int, ...], quiet: bool) -> RealI
     """The pictures in a folder and below, none of them resized.
 
     Raises:
-        UsageError: if there are fewer than two, or one is not of this shape, (C, H, W), or cannot be read.
+        UsageError: if there are fewer than two, or one is not of this shape, (C, H, W), or is no picture.
+        OSError: naming all that cannot be read as a whole.
     """
     channels, height, width = shape
     if height != width:
@@ -106,20 +106,19 @@ def images_of_folder(folder: Path, shape: tuple[int, ...], quiet: bool) -> RealI
     names = find_pictures(folder)
     if len(names) < 2:
         raise UsageError(f"reference={str(folder)!r}: holds {len(names) or 'no'} pictures: must hold at least 2")
-    for name in progress_bar(iterable=names, desc="sizes", unit="picture", disable=quiet):
-        try:
-            with Image.open(folder / name) as picture:
-                size = picture.size
-        except Exception as error:  # Pillow's decoders raise many kinds
-            raise UsageError(f"reference: cannot read the picture {folder / name}: {error}") from error
+    files = PictureFiles(
+        [folder / name for name in names], torch.zeros(len(names), dtype=torch.int64), height, channels
+    )
+    try:
+        sizes = files.sizes(progress=not quiet)
+    except OSError as error:
+        raise UsageError(f"reference: {error}") from error
+    for name, size in zip(names, sizes, strict=True):
         if size != (width, height):
             raise UsageError(
                 f"reference={str(folder)!r}: {name} has {size[0]} × {size[1]} pixels: must have {width} × {height}, as "
                 "the samples; --data ImageFolder resizes"
             )
-    files = PictureFiles(
-        [folder / name for name in names], torch.zeros(len(names), dtype=torch.int64), height, channels
-    )
     in_memory = len(names) * math.prod(shape) < IN_MEMORY_BYTES
     images: ImageSet = files.load(progress=not quiet) if in_memory else files
     return RealImages(str(folder), images, lambda: pictures_digest(folder, names, shape)[:16])

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
-from diffusion_lightning.images import image_grid, points_picture, to_uint8, write_png
+from diffusion_lightning.images import image_grid, is_picture, points_picture, to_uint8, write_png
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.non_finite import broken_samples, count_broken, warn_of_broken
 from diffusion_lightning.precision import AutoPrecision
@@ -38,8 +38,7 @@ def sample_command(args: list[str]) -> None:
     module = load_on_device(options.ckpt_path, options.device, options.compile)
     sampler = given.sampler if given.sampler is not None else module.sampler
     sampler.check(module.denoiser.sde)
-    if module.shape is not None and len(module.shape) != 3 and output.suffix == "":
-        raise UsageError(f"output={str(output)!r}: points are written as .png (a plot) or .npz, not as single pictures")
+    _check_form(output, module.shape)
     _check_writable(output)
     labels = _labels(options.labels, options.num, module)
 
@@ -81,7 +80,7 @@ def sample_parser() -> OneLineParser:
         "--output",
         type=str,
         default="samples.png",
-        help="x.png (a grid, or a plot of points), a folder (single PNGs) or x.npz (uint8 NHWC, or points).",
+        help="x.png (a grid, or a plot of points), a folder (single PNGs) or x.npz (uint8 NHWC; no picture: as it is).",
     )
     parser.add_argument("--labels", type=list[int] | None, default=None, help="Classes, repeated in turn.")
     add_drawing_options(parser)
@@ -119,6 +118,18 @@ def _shown(samples: Tensor, output: Path) -> str:
     return f"{output} leaves them out" if output.suffix == ".png" else f"{output} holds them as they are"
 
 
+def _check_form(output: Path, shape: tuple[int, ...] | None) -> None:
+    """Raise a UsageError if samples of this shape cannot be written in that form."""
+    if shape is None or output.suffix == ".npz" or is_picture(shape) or (shape == (2,) and output.suffix == ".png"):
+        return
+    if shape == (2,):
+        raise UsageError(f"output={str(output)!r}: points are written as .png (a plot) or .npz, not as single pictures")
+    raise UsageError(
+        f"output={str(output)!r}: a sample has the shape {shape}, and pictures have 1 or 3 channels: give --output "
+        f"{output.with_suffix('.npz')}"
+    )
+
+
 def _write(samples: Tensor, output: Path) -> None:
     match output.suffix:
         case ".png":
@@ -126,7 +137,7 @@ def _write(samples: Tensor, output: Path) -> None:
         case ".npz":
             import numpy as np
 
-            arrays = to_uint8(samples).permute(0, 2, 3, 1) if samples.ndim == 4 else samples
+            arrays = to_uint8(samples).permute(0, 2, 3, 1) if is_picture(samples.shape[1:]) else samples
             np.savez_compressed(output, samples=arrays.numpy())
         case _:
             for index, picture in enumerate(to_uint8(samples)):

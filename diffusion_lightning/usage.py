@@ -144,7 +144,7 @@ def explain(message: str, options: list[str] | None = None) -> str:
         message: jsonargparse's, of one or more lines.
         options: the parser's, each with its dashes.
     """
-    text = " ".join(message.split()).replace("<class '", "").replace("'>", "")
+    text = " ".join(_of_worker(message).split()).replace("<class '", "").replace("'>", "")
     text = text.replace("Parser key ", "option ")
     # where arguments of a class are given, and the class is not
     text = re.sub(r"Expected an instantiatable class, but \S*?(\w+) is abstract", r"name the class of \1, too", text)
@@ -177,6 +177,16 @@ def explain(message: str, options: list[str] | None = None) -> str:
     if match := re.search(r"Expected a dot import path string: (\w+)|No module named '(\w+)", text):
         return text + _nearest(match[1] or match[2], diffusion_lightning.__all__)
     return text
+
+
+def _of_worker(message: str) -> str:
+    """The message itself, where torch has wrapped the traceback of a worker process or thread around it."""
+    wrapped = re.match(r"Caught (\w+) in .*\nOriginal Traceback", message)
+    if wrapped is None:
+        return message
+    # the last one: those before it are of the errors that led to it
+    head = rf"(?:\w+\.)*{wrapped[1]}(?:: |$)"
+    return re.split(rf"^{head}", message, flags=re.MULTILINE)[-1].strip() or wrapped[1]
 
 
 def _nearest(word: str, known: list[str]) -> str:

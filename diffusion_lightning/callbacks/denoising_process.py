@@ -9,12 +9,11 @@ from torchvision.utils import make_grid
 
 from diffusion_lightning.callbacks.pictures import (
     check_at_least_one,
-    check_images,
     epoch_path,
     is_due,
     leave_picture,
 )
-from diffusion_lightning.callbacks.sampling import SamplingCallback
+from diffusion_lightning.callbacks.sampling import PictureCallback
 from diffusion_lightning.images import to_uint8, visible
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.non_finite import count_broken, warn_of_broken
@@ -22,7 +21,7 @@ from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 
 
-class DenoisingProcess(SamplingCallback):
+class DenoisingProcess(PictureCallback):
     """Draws samples with the EMA weights and leaves their denoising as ``<name>/epoch=….png`` and with the loggers.
 
     One row per sample, time running left to right from the start at T to the sample, with equally many of the sampler's
@@ -39,7 +38,7 @@ class DenoisingProcess(SamplingCallback):
 
     Raises:
         ValueError: if a number is too small, or at the start of training if the sampler does not fit the SDE or the
-            data is not images.
+            data are not images of 1 or 3 channels.
     """
 
     def __init__(
@@ -58,11 +57,6 @@ class DenoisingProcess(SamplingCallback):
         self.num_frames = num_frames
         self.every_n_epochs = every_n_epochs
         self.name = name
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        assert isinstance(pl_module, ScoreModule)
-        check_images(self, trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_due(trainer, self.every_n_epochs):

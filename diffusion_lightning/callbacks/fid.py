@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from diffusion_lightning.callbacks.pictures import check_at_least_one, share
+from diffusion_lightning.callbacks.pictures import check_at_least_one, check_images, share
 from diffusion_lightning.callbacks.sampling import Measurement
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.metrics.fid import ReferenceFID, build_features
@@ -72,14 +72,30 @@ class FIDCallback(Measurement):
         self._has_reference = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if self._fid is not None or stage == "predict":
+        if stage != "predict":
+            super().setup(trainer, pl_module, stage)
+
+    def check(self, module: ScoreModule, data: Any) -> None:
+        """As its parent's; makes the feature network, once.
+
+        Raises:
+            OSError: if its weights are to be downloaded and cannot be.
+            ValueError: as the class says.
+        """
+        super().check(module, data)
+        if self._fid is not None:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
         if not hasattr(data, "fid_reference"):
             raise ValueError(f"FIDCallback: {type(data).__name__} has no fid_reference(), the images to compare with")
         feature = data.fid_feature if self.feature == "auto" else self.feature
-        label, features = build_features(feature, self.feature_weights)
+        if not isinstance(feature, nn.Module):
+            check_images(self, module, data, for_points="use SlicedWasserstein for points")
+        try:
+            label, features = build_features(feature, self.feature_weights)
+        except OSError as error:
+            raise OSError(
+                f"FIDCallback: {error}; or leave FID out: --config configs/overlays/without_fid.yaml"
+            ) from error
         self.name = f"fid/{label}@{self.num_samples}"
         self._fid = ReferenceFID(features, self.cache)
 

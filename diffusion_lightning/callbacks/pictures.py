@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
@@ -10,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import WarningCache
 from torch import Tensor
 
 from diffusion_lightning.guest import excused
-from diffusion_lightning.images import write_gif, write_png
+from diffusion_lightning.images import is_picture, write_gif, write_png
 from diffusion_lightning.module import ScoreModule
 
 LENGTH, HOLD = 4.0, 2.0
@@ -118,20 +119,27 @@ def is_due(trainer: Trainer, every_n_epochs: int) -> bool:
     return (trainer.current_epoch + 1) % every_n_epochs == 0 or ends_here(trainer)
 
 
-def example_shape(trainer: Trainer, module: ScoreModule) -> tuple[int, ...] | None:
-    """The shape of one example, as the module knows it or will learn it from the data, which is set up before it."""
-    shape = module.shape if module.shape is not None else getattr(trainer.datamodule, "shape", None)  # type: ignore[attr-defined]
+def example_shape(module: ScoreModule, data: Any) -> tuple[int, ...] | None:
+    """The shape of one example, as the module knows it or will learn it from the data."""
+    shape = module.shape if module.shape is not None else getattr(data, "shape", None)
     return tuple(shape) if shape is not None else None
 
 
-def check_images(callback: Callback, trainer: Trainer, module: ScoreModule) -> None:
-    """Raise a ValueError if the examples are known to be anything but images ``(C, H, W)``."""
-    shape = example_shape(trainer, module)
-    if shape is not None and len(shape) != 3:
-        raise ValueError(
-            f"{type(callback).__name__} shows images (C, H, W), but an example of this data has shape {shape}: "
-            "use VectorField for points"
-        )
+def check_images(callback: Callback, module: ScoreModule, data: Any, for_points: str) -> None:
+    """Raise a ValueError if the examples are known to be anything but images ``(C, H, W)`` in grey or colour.
+
+    Args:
+        callback: which needs them.
+        module: that is trained.
+        data: on these; None if it is not known.
+        for_points: what to do for points instead.
+    """
+    name, shape = type(callback).__name__, example_shape(module, data)
+    if shape is None or is_picture(shape):
+        return
+    message = f"{name} needs images (C, H, W) of 1 or 3 channels, but an example of this data has shape {shape}"
+    others = f"leave {name} out, and draw samples as numbers with lightning sample --output samples.npz"
+    raise ValueError(f"{message}: {for_points if len(shape) == 1 else others}")
 
 
 def check_at_least_one(**values: int) -> None:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from diffusion_lightning.callbacks.pictures import (
     check_at_least_one,
-    check_images,
     ends_here,
     epoch_path,
     is_due,
@@ -16,7 +15,7 @@ from diffusion_lightning.callbacks.pictures import (
     leave_picture,
     share,
 )
-from diffusion_lightning.callbacks.sampling import SamplingCallback
+from diffusion_lightning.callbacks.sampling import PictureCallback
 from diffusion_lightning.images import image_grid, visible
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.non_finite import count_broken, warn_of_broken
@@ -29,7 +28,7 @@ FRAMES = 40
 """Pictures of an animation at most: with a sampler of 1,000 steps every 26th state."""
 
 
-class SampleGrid(SamplingCallback):
+class SampleGrid(PictureCallback):
     """Draws samples with the EMA weights and leaves the grid as ``<name>/epoch=….png`` and with the loggers.
 
     The classes of a conditional network come in turn. The work is split over the processes. The generator is the
@@ -51,7 +50,7 @@ class SampleGrid(SamplingCallback):
 
     Raises:
         ValueError: if a number is below 1 or ``animate`` another word, or at the start of training if the sampler does
-            not fit the SDE or the data is not images.
+            not fit the SDE or the data are not images of 1 or 3 channels.
     """
 
     def __init__(
@@ -72,11 +71,6 @@ class SampleGrid(SamplingCallback):
         self.batch_size = batch_size
         self.name = name
         self.animate = animate
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        assert isinstance(pl_module, ScoreModule)
-        check_images(self, trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_due(trainer, self.every_n_epochs):

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from diffusion_lightning.callbacks.pictures import example_shape, run_folder
+from diffusion_lightning.callbacks.pictures import check_images, run_folder
 from diffusion_lightning.images import to_uint8, write_png
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.non_finite import count_broken, warn_of_broken
@@ -22,7 +22,8 @@ class SampleWriter(BasePredictionWriter):
         folder: where; ``predictions`` in the run's folder if left out.
 
     Raises:
-        ValueError: when predicting starts, if the samples are no images or the folder already holds pictures.
+        ValueError: when predicting starts, if the samples are no images of 1 or 3 channels, or the folder already holds
+            pictures.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -31,15 +32,14 @@ class SampleWriter(BasePredictionWriter):
         self._to = Path()
         self._broken = self._drawn = 0  # by this process
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, ScoreModule)
-        shape = example_shape(trainer, pl_module)
-        if shape is not None and len(shape) != 3:
-            raise ValueError(
-                f"SampleWriter writes images (C, H, W), but an example of this model has shape {shape}: "
-                "use `lightning sample --output points.npz`"
-            )
         self._broken = self._drawn = 0
+        if stage == "predict":
+            way_out = "use lightning sample --output points.npz"
+            check_images(self, pl_module, trainer.datamodule, for_points=way_out)  # type: ignore[attr-defined]
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._to = Path(self.folder) if self.folder is not None else run_folder(trainer) / "predictions"
         # asked on one process, before any of them writes
         taken = trainer.strategy.broadcast(any(self._to.glob("*.png")))

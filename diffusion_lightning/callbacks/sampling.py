@@ -1,28 +1,68 @@
 """What callbacks that draw samples have in common: the sampler must fit the process, and when a measurement is due."""
 
 from abc import abstractmethod
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
-from diffusion_lightning.callbacks.pictures import is_due
+from diffusion_lightning.callbacks.pictures import check_images, is_due
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.samplers import Sampler
+
+SHOWN = 1.01
+"""The largest value of an image that is not worth a warning: rounding may exceed 1 a little."""
 
 
 class SamplingCallback(Callback):
     """Draws samples by ``sampler``, the module's own if it is None, after every ``every_n_epochs``-th epoch.
 
     Raises:
-        ValueError: at the start if the sampler does not fit the SDE.
+        ValueError: at the start if the sampler does not fit the SDE, or the data are not such as it needs.
     """
 
     sampler: Sampler | None
     every_n_epochs: int
 
+    def check(self, module: ScoreModule, data: Any) -> None:
+        """Raise an error if it could not do its work; the command asks before the run has a folder.
+
+        Args:
+            module: that is trained.
+            data: the data module, which may not have been set up; None if there is none.
+
+        Raises:
+            ValueError: if the sampler does not fit the SDE, or the data are not such as it needs.
+        """
+        if self.sampler is not None:
+            self.sampler.check(module.denoiser.sde)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, ScoreModule)
-        if self.sampler is not None:
-            self.sampler.check(pl_module.denoiser.sde)
+        self.check(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+
+
+class PictureCallback(SamplingCallback):
+    """Shows samples as pictures."""
+
+    _has_looked = False
+
+    def check(self, module: ScoreModule, data: Any) -> None:
+        """As its parent's; a ValueError also for data that are known not to be grey or coloured images."""
+        super().check(module, data)
+        check_images(self, module, data, for_points="use VectorField for points")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Warn, before the first step, of images whose values a picture cannot show."""
+        if self._has_looked:
+            return
+        self._has_looked = True
+        largest = batch[0].abs().max().item()
+        if largest > SHOWN:
+            rank_zero_warn(
+                f"{type(self).__name__} shows values from -1 to 1, those of the training images reach {largest:.4g}: "
+                "what is beyond is drawn as black or white; scale the data to [-1, 1]"
+            )
 
 
 class Measurement(SamplingCallback):

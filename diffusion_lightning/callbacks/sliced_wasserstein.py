@@ -49,7 +49,7 @@ class SlicedWasserstein(Measurement):
         assert isinstance(pl_module, ScoreModule)
         if stage == "predict":
             return
-        available = len(held_out_points(self, trainer, pl_module, "FIDCallback"))
+        available = len(held_out_points(self, trainer.datamodule, pl_module, "FIDCallback"))  # type: ignore[attr-defined]
         if self.num_samples > available:
             raise ValueError(
                 f"num_samples={self.num_samples}: the data holds out {available} points to compare with, "
@@ -57,7 +57,8 @@ class SlicedWasserstein(Measurement):
             )
 
     def evaluate(self, trainer: Trainer, pl_module: ScoreModule) -> None:
-        points = held_out_points(self, trainer, pl_module, "FIDCallback")
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        points = held_out_points(self, data, pl_module, "FIDCallback")
         real = points[draw_some(self.num_samples, len(points), global_seed())]
         # the seed has no rank in it: a log that every process writes needs no synchronization if all write the same
         generator = torch.Generator(pl_module.device).manual_seed(derive_seed(global_seed(), Stream.DISTANCE))

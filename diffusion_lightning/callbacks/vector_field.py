@@ -79,7 +79,11 @@ class VectorField(SamplingCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         assert isinstance(pl_module, ScoreModule)
-        held_out_points(self, trainer, pl_module, "SampleGrid or DenoisingProcess")
+        self._points(trainer, pl_module)
+
+    def _points(self, trainer: Trainer, pl_module: ScoreModule) -> Tensor:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        return held_out_points(self, data, pl_module, "SampleGrid or DenoisingProcess")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_due(trainer, self.every_n_epochs):
@@ -91,7 +95,7 @@ class VectorField(SamplingCallback):
                 self._draw(trainer, pl_module, path)
 
     def _draw(self, trainer: Trainer, pl_module: ScoreModule, path: Path) -> None:
-        real = held_out_points(self, trainer, pl_module, "SampleGrid or DenoisingProcess").cpu().float()
+        real = self._points(trainer, pl_module).cpu().float()
         low, high = limits(real)
         grid = grid_points(low, high).to(pl_module.device)
         labels = pl_module.default_labels(torch.zeros(len(grid), dtype=torch.int64, device=pl_module.device))

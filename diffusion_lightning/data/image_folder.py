@@ -2,123 +2,44 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from PIL import Image, ImageOps
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
 from diffusion_lightning.data.base import ImageDataModule, ImageSet, TensorImages, check_at_least
-from diffusion_lightning.progress import progress_bar
+from diffusion_lightning.data.pictures import PictureFiles, find_pictures, pictures_digest, search
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 IN_MEMORY_BYTES = 2 * 2**30
 
+TRAINING = ("train", "training")
+HELD_OUT = (("val", "valid", "validation", "dev", "eval", "evaluation"), ("test", "testing"))
+"""Names of folders, in any case, that say what their pictures are for; those of the first words come first."""
 
-def find_pictures(folder: Path) -> list[str]:
-    """Sorted names, relative to `folder` and with forward slashes, of all pictures in it and below; none if hidden."""
-    names = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        names += [
-            (Path(parent) / name).relative_to(folder).as_posix()
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(names)
-
-
-def pictures_digest(folder: Path, names: Sequence[str], shape: Sequence[int]) -> str:
-    """64 hexadecimal digits that identify pictures of a folder, served as images of this shape.
-
-    Of names, sizes and times, not of pixels: it must not take reading a million pictures to find cached results.
-    """
-    digest = hashlib.sha256(repr(tuple(shape)).encode())
-    for name in names:
-        status = (folder / name).stat()
-        digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
-    return digest.hexdigest()
-
-
-def read_picture(path: Path, image_size: int, channels: int) -> Tensor:
-    """Decode a picture, resize its shorter side to `image_size` (bicubic, antialiased) and crop the centre.
-
-    It is turned upright first if its camera recorded a rotation. Transparency is dropped, and of an animation the first
-    frame is taken.
-
-    Returns:
-        uint8 (channels, image_size, image_size).
-
-    Raises:
-        OSError: one line naming the file, if it cannot be read as an 8-bit picture.
-    """
-    try:
-        with Image.open(path) as file:
-            if file.mode[0] in "IF":
-                raise ValueError(f"pixels of mode {file.mode} are not 8-bit")
-            picture = ImageOps.exif_transpose(file)
-            picture.info.pop("transparency", None)  # Pillow warns of every palette whose transparency it drops
-            picture = picture.convert("L" if channels == 1 else "RGB")
-            square = center_crop(resize(picture, image_size, InterpolationMode.BICUBIC), [image_size, image_size])
-    except Exception as error:  # Pillow's decoders raise many kinds
-        raise OSError(f"cannot read the picture {path}: {' '.join(str(error).split())}") from error
-    return pil_to_tensor(square)
-
-
-class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures that stay on disk and are decoded batch by batch.
-
-    Args:
-        paths: the N files.
-        labels: int64 (N,).
-        image_size: height and width of the images.
-        channels: 1 or 3.
-    """
-
-    def __init__(self, paths: Sequence[Path], labels: Tensor, image_size: int, channels: int) -> None:
-        self.paths = paths
-        self.labels = labels
-        self.image_size = image_size
-        self.channels = channels
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """The batch of these pictures: uint8 (B, C, H, W) and int64 (B,)."""
-        index = torch.as_tensor(indices)
-        return torch.stack([self._read(self.paths[i]) for i in index.tolist()]), self.labels.index_select(0, index)
-
-    def load(self, progress: bool = True) -> TensorImages:
-        """All of them in memory, decoded by a pool of threads, behind a progress bar unless told not to."""
-        images = torch.empty(len(self), self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        quiet = not progress or rank_zero_only.rank != 0  # type: ignore[attr-defined]
-        bar = progress_bar(total=len(self), desc="reading pictures", unit="picture", disable=quiet)
-        with ThreadPoolExecutor() as pool, bar:
-            for image, read in zip(images, pool.map(self._read, self.paths), strict=True):
-                image.copy_(read)
-                bar.update()
-        return TensorImages(images, self.labels)
-
-    def _read(self, path: Path) -> Tensor:
-        return read_picture(path, self.image_size, self.channels)
+NAMED = 10
+"""Of many classes, how many are told by name."""
 
 
 class ImageFolder(ImageDataModule):
-    """A folder of pictures (png, jpg, bmp, webp, gif, tif), searched recursively, as square images of one size.
+    """A folder of pictures, searched recursively, as square images of one size.
 
-    If `root` holds a folder `train` and a folder `val` or `test` (`val` where there are both), these are the training
-    and the held-out pictures. Otherwise `val_fraction` of all pictures is held out: those whose names have the smallest
-    hashes, the same in every run. If every picture lies in a subfolder, the first-level subfolders, sorted, are the
-    classes; otherwise there is one class, 0.
+    Pictures are all files that Pillow reads as such (png, jpg, jfif, webp, avif, jp2, gif, tif, bmp, ppm, …); no folder
+    is searched twice, whatever links lead to it. At the start of a training one line says what was found.
+
+    If `root` holds a folder ``train`` (or ``training``) and one for holding out, these are the training and the
+    held-out pictures, and nothing else in `root` is read. For holding out is ``val``, ``valid``, ``validation``,
+    ``dev``, ``eval`` or ``evaluation``, and ``test`` or ``testing`` where there is none of those; upper and lower case
+    are the same. Otherwise `val_fraction` of all pictures is held out: those whose names have the smallest hashes, the
+    same in every run.
+
+    If every picture lies in a subfolder (of the folder ``train``, if all of them are in it or in the held-out one), the
+    first-level subfolders, sorted, are the classes, named as they are; otherwise there is one class, 0.
 
     Args:
         root: the folder of pictures.
@@ -131,9 +52,11 @@ class ImageFolder(ImageDataModule):
         kwargs: those of `ImageDataModule`.
 
     Raises:
-        ValueError: if an argument is out of its range, or a single picture is to be split.
+        ValueError: if an argument is out of its range, a single picture is to be split, or two folders could be that
+            of the training, or of the held-out pictures.
         FileNotFoundError: at the first use, if `root` is not a folder or has no pictures.
-        OSError: naming the file, when a picture cannot be read.
+        OSError: naming all pictures that cannot be read, before a run begins; of those that stay on disk, the ones that
+            are damaged in their midst only when their batch is read.
     """
 
     fid_feature: ClassVar[Literal["mnist", "inception"]] = "inception"
@@ -167,20 +90,49 @@ class ImageFolder(ImageDataModule):
         """Number of first-level subfolders with pictures, or 1 if there is no class; looks at names only."""
         return max(len(self._classes), 1)
 
+    @property
+    def class_names(self) -> list[str] | None:  # type: ignore[override]
+        """The names of those subfolders, None if there is no class."""
+        return self._classes or None
+
     def prepare_data(self) -> None:
-        """Look for the pictures, so that a folder without any is told of before a run begins."""
+        """Look for the pictures, say what there is, and whether they are pictures: all before a run begins."""
         _ = self._splits
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            rank_zero_info(self.found())
+        if not self._is_in_memory:  # else they are read as a whole
+            self._files(self._splits[0] + self._splits[1]).sizes()
 
     def load_images(self) -> tuple[ImageSet, ImageSet]:
         """The training pictures and the held-out ones, each sorted by name."""
-        train, held_out = (
-            PictureFiles([self._root / name for name in names], self._labels(names), self.image_size, self.channels)
-            for names in self._splits
-        )
-        in_memory = self.in_memory
-        if in_memory is None:
-            in_memory = (len(train) + len(held_out)) * self.channels * self.image_size**2 < IN_MEMORY_BYTES
-        return (train.load(), held_out.load()) if in_memory else (train, held_out)
+        train, held_out = self._splits
+        if not self._is_in_memory:
+            return self._files(train), self._files(held_out)
+        # both at once, so that all that cannot be read are told of together
+        whole = self._files(train + held_out).load()
+        parts = (slice(0, len(train)), slice(len(train), None))
+        first, second = (TensorImages(whole.images[part], whole.labels[part]) for part in parts)
+        return first, second
+
+    def found(self) -> str:
+        """One line: how many pictures there are to train on and held out, the classes with theirs, what is left out."""
+        train, held_out = self._splits
+        how = f"folder {self._folders[1]}" if self._folders else f"val_fraction={self.val_fraction:g}"
+        parts = [f"{len(train)} pictures to train on, {len(held_out)} held out ({how})"]
+        if names := self._classes:
+            counts = torch.bincount(self._labels(train), minlength=len(names)).tolist()
+            told = [f"{name} {count}" for name, count in zip(names, counts, strict=True)]
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            parts.append(f"{len(names)} classes, trained on: {', '.join(told[:NAMED])}{more}")
+        else:
+            parts.append("no classes")
+        kinds, folders = self._left_out
+        if kinds:
+            ignored = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in kinds.most_common(NAMED))
+            parts.append(f"ignored: {ignored}{' and others' if len(kinds) > NAMED else ''}")
+        if folders:
+            parts.append(f"folders not read: {', '.join(folders[:NAMED])}{', …' if len(folders) > NAMED else ''}")
+        return f"ImageFolder {str(self.root)!r}: {'; '.join(parts)}"
 
     def _reference_digest(self) -> str:
         return pictures_digest(self._root, self._splits[0], self.shape)
@@ -189,19 +141,41 @@ class ImageFolder(ImageDataModule):
     def _root(self) -> Path:
         return Path(self.root).expanduser()
 
+    @property
+    def _is_in_memory(self) -> bool:
+        if self.in_memory is not None:
+            return self.in_memory
+        train, held_out = self._splits
+        return (len(train) + len(held_out)) * self.channels * self.image_size**2 < IN_MEMORY_BYTES
+
+    def _files(self, names: Sequence[str]) -> PictureFiles:
+        paths = [self._root / name for name in names]
+        return PictureFiles(paths, self._labels(names), self.image_size, self.channels)
+
     @cached_property
-    def _held_out_folder(self) -> str | None:
-        if not (self._root / "train").is_dir():
+    def _folders(self) -> tuple[str, str] | None:
+        """The folder of the training pictures and that of the held-out ones, if `root` has both."""
+        if not self._root.is_dir():
+            raise FileNotFoundError(f"data.root={str(self.root)!r} is not a folder; give a folder of pictures")
+        folders = sorted(place.name for place in self._root.iterdir() if place.is_dir())
+        training, *held_out = ([name for name in folders if name.lower() in words] for words in (TRAINING, *HELD_OUT))
+        held_out = [names for names in held_out if names]
+        if not training or not held_out:
             return None
-        return next((name for name in ("val", "test") if (self._root / name).is_dir()), None)
+        for names, use in ((training, "to train on"), (held_out[0], "to hold out")):
+            if len(names) > 1:
+                raise ValueError(
+                    f"data.root={str(self.root)!r} has the folders {' and '.join(names)}, each of which may be the one "
+                    f"{use}: keep one of them there"
+                )
+        return training[0], held_out[0][0]
 
     @cached_property
     def _splits(self) -> tuple[list[str], list[str]]:
         """Sorted names, relative to `root`, of the training pictures and the held-out ones."""
-        if not self._root.is_dir():
-            raise FileNotFoundError(f"data.root={str(self.root)!r} is not a folder; give a folder of pictures")
-        if self._held_out_folder is not None:
-            return self._pictures("train/"), self._pictures(f"{self._held_out_folder}/")
+        if self._folders is not None:
+            train, held_out = (self._pictures(f"{folder}/") for folder in self._folders)
+            return train, held_out
         names = self._pictures("")
         if len(names) == 1:
             raise ValueError(f"data.root={str(self.root)!r} has a single picture; two are needed, to hold one out")
@@ -214,9 +188,20 @@ class ImageFolder(ImageDataModule):
         if not names:
             raise FileNotFoundError(
                 f"data.root={str(self.root)!r} has no pictures{f' in its folder {folder}' if folder else ''}; "
-                f"give a folder with {', '.join(suffix[1:] for suffix in SUFFIXES)} files in it or below"
+                "give a folder with png, jpg, webp or other pictures that Pillow reads, in it or below"
             )
         return names
+
+    @cached_property
+    def _left_out(self) -> tuple[Counter[str], list[str]]:
+        """How many files of each suffix, and which folders, are not among the pictures."""
+        if self._folders is None:
+            return search(self._root)[1], []
+        inside = [search(self._root / folder)[1] for folder in self._folders]
+        beside = [place for place in sorted(self._root.iterdir()) if not place.name.startswith(".")]
+        kinds = Counter(place.suffix.lower() for place in beside if place.is_file())
+        folders = [place.name for place in beside if place.is_dir() and place.name not in self._folders]
+        return sum(inside, kinds), folders
 
     @cached_property
     def _classes(self) -> list[str]:
@@ -224,9 +209,11 @@ class ImageFolder(ImageDataModule):
         names = [name.split("/")[self._class_level :] for split in self._splits for name in split]
         return sorted({name[0] for name in names}) if all(len(name) > 1 for name in names) else []
 
-    @property
+    @cached_property
     def _class_level(self) -> int:
-        return 0 if self._held_out_folder is None else 1
+        """How deep in `root` the folders of classes are."""
+        tops = {name.split("/")[0].lower() for split in self._splits for name in split}
+        return 1 if self._folders is not None or (len(tops) == 1 and tops <= set(TRAINING)) else 0
 
     def _labels(self, names: Sequence[str]) -> Tensor:
         if not self._classes:

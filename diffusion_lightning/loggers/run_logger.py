@@ -1,6 +1,7 @@
 """The run's own folder, with its ``metrics.csv``."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ class RunLogger(loggers.CSVLogger):
             super().__init__(root, name=name)
         self._resume_step = resume_step
         self._table: MetricsTable | None = None
+        self._made: list[Path] = []  # folders that were not there before, the innermost first
 
     @property
     def version(self) -> int | str:
@@ -40,8 +42,10 @@ class RunLogger(loggers.CSVLogger):
             candidate = self._get_next_version()
         while self._version is None:
             if _is_rank_zero():
+                folder = Path(self.root_dir, f"version_{candidate}")
+                missing = [place for place in (folder, *folder.parents) if not place.exists()]
                 try:
-                    os.makedirs(os.path.join(self.root_dir, f"version_{candidate}"))
+                    folder.mkdir(parents=True)
                 except FileExistsError:
                     candidate += 1  # another run was faster, or a file has the name
                     continue
@@ -50,6 +54,7 @@ class RunLogger(loggers.CSVLogger):
                         f"trainer.default_root_dir={str(self.save_dir)!r}: no folder can be made there "
                         f"({error.strerror}): give one that can be written"
                     ) from error
+                self._made = missing
             self._version = candidate
         return self._version
 
@@ -83,6 +88,17 @@ class RunLogger(loggers.CSVLogger):
         if status == "failed" and self._version is not None:
             with suppress(OSError):  # not empty
                 os.rmdir(self.log_dir)
+
+    @rank_zero_only
+    def withdraw(self) -> None:
+        """Take away the folder that this logger has made, with all that has been put there; never one it has found."""
+        made, self._made, self._table = self._made, [], None
+        if not made:
+            return
+        shutil.rmtree(made[0], ignore_errors=True)
+        for parent in made[1:]:
+            with suppress(OSError):  # another run is there by now
+                parent.rmdir()
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Nothing: ``config.yaml`` holds them."""

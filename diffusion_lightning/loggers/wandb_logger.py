@@ -159,11 +159,13 @@ class WandbLogger(loggers.WandbLogger):
                     if path.suffix in (".png", ".gif"):
                         show_in_wandb(self, path.parent.name, path, step)
 
-    def _take_leave(self) -> None:
+    def leave(self) -> None:
         """After a failure: let W&B end now, instead of with a traceback at the end of the process."""
         import wandb
 
         wandb.teardown(exit_code=1)
+
+    _take_leave = leave
 
     def _give_row(self) -> None:
         if self._row and self._step >= self._first_step:

@@ -153,7 +153,7 @@ class InceptionFeatures(nn.Module):
                 raise
             raise OSError(
                 f"the Inception weights could not be downloaded ({error}): give feature_weights, a local copy of "
-                f'{URL_INCEPTION_V3.rsplit("/", 1)[1]}, or use feature="mnist"'
+                f"{URL_INCEPTION_V3.rsplit('/', 1)[1]}, or, for pictures of digits alone, feature=mnist"
             ) from error
 
     def train(self, mode: bool = True) -> "InceptionFeatures":

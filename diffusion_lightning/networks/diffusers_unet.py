@@ -3,7 +3,7 @@
 import inspect
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -51,6 +51,12 @@ class DiffusersUNet(nn.Module):
             this class is for: its input and output are alike, it is told of the time by the sinusoidal embedding, and
             of the class, if at all, by its number.
     """
+
+    argument_names: ClassVar = {
+        "in_channels": ("config.in_channels", "config.out_channels"),
+        "num_classes": ("config.num_class_embeds",),
+    }
+    """By which arguments the attributes are set that other networks have arguments of the same name for."""
 
     def __init__(
         self, pretrained: str | None = None, config: dict[str, Any] | None = None, num_train_timesteps: int = 1000

@@ -1,13 +1,15 @@
 import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from diffusion_lightning import ScoreModule, UNet
 from diffusion_lightning.data import ImageFolder
-from diffusion_lightning.data.image_folder import find_pictures, read_picture
+from diffusion_lightning.data.pictures import PictureFiles, find_pictures, read_picture, search
 
 
 def picture(height=8, width=8, mode="RGB", seed=0):
@@ -64,9 +66,12 @@ def test_transparency_is_dropped_without_a_word(tmp_path):
         assert torch.equal(read_picture(tmp_path / "a.png", 8, 3), tensor(image.convert("RGB")))
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "bmp", "webp", "gif", "tif", "PNG"])
+SUFFIXES = "png jpg jpeg jfif jpe bmp webp gif tif tiff avif ppm pgm jp2 tga qoi PNG JPE"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES.split())
 def test_every_format_is_found_and_read(suffix, tmp_path):
-    save(tmp_path / f"a.{suffix}", Image.new("RGB", (8, 8), (200, 200, 200)))
+    save(tmp_path / f"a.{suffix}", Image.new("RGB", (8, 8), (200, 200, 200)).convert("L" if suffix == "pgm" else "RGB"))
     assert find_pictures(tmp_path) == [f"a.{suffix}"]
     assert (read_picture(tmp_path / f"a.{suffix}", 8, 3).int() - 200).abs().max() <= 2
 
@@ -238,6 +243,103 @@ def test_fingerprint_follows_the_files_and_the_settings(classes):
     assert first != fingerprint()
 
 
+# --- what a folder holds ---------------------------------------------------------------------------------------------
+
+
+def test_files_that_pillow_names_but_cannot_decode_are_no_pictures(tmp_path):
+    for name in ("a.h5", "b.mpg", "c.fits", "d.eps", "e.pfm", "f.svg", "g"):
+        (tmp_path / name).write_bytes(b"anything")
+    save(tmp_path / "z.png", picture())
+    kinds = {suffix: 1 for suffix in (".h5", ".mpg", ".fits", ".eps", ".pfm", ".svg", "")}
+    assert search(tmp_path) == (["z.png"], kinds)
+
+
+def test_no_folder_is_searched_twice(tmp_path):
+    root = tmp_path / "root"
+    for i in range(3):
+        save(root / "cat" / f"{i}.png", picture(seed=i))
+    save(tmp_path / "elsewhere" / "x.png", picture())
+    (root / "cat" / "up").symlink_to(root, target_is_directory=True)
+    (root / "cat" / "farther").symlink_to(tmp_path, target_is_directory=True)
+    (root / "alias").symlink_to(root / "cat", target_is_directory=True)  # sorted before what it stands for
+    (tmp_path / "elsewhere" / "back").symlink_to(root, target_is_directory=True)
+    assert find_pictures(root) == ["cat/0.png", "cat/1.png", "cat/2.png"]
+    (root / "dog").symlink_to(tmp_path / "elsewhere", target_is_directory=True)  # as people put sets together
+    (root / "dog_again").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert find_pictures(root) == ["cat/0.png", "cat/1.png", "cat/2.png", "dog/x.png"]
+    assert ImageFolder(str(root)).class_names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("held_out", ["valid", "validation", "dev", "eval", "Val", "TEST", "testing"])
+@pytest.mark.parametrize("train", ["train", "Training"])
+def test_folders_of_every_name_for_training_and_holding_out(train, held_out, tmp_path):
+    for folder in (train, held_out):
+        for label in ("a", "b"):
+            save(tmp_path / folder / label / "x.png", picture(seed=len(folder)))
+    data = ImageFolder(str(tmp_path))
+    assert data.class_names == ["a", "b"]
+    assert data._splits == ([f"{train}/a/x.png", f"{train}/b/x.png"], [f"{held_out}/a/x.png", f"{held_out}/b/x.png"])
+
+
+@pytest.mark.parametrize(
+    ("folders", "named"),
+    [(("train", "Training", "val"), "Training and train"), (("train", "dev", "val", "test"), "dev and val")],
+)
+def test_two_folders_that_could_be_it_are_not_chosen_from(folders, named, tmp_path):
+    for folder in folders:
+        save(tmp_path / folder / "x.png", picture())
+    with pytest.raises(ValueError, match=f"has the folders {named}, each of which may be the one to .*: keep one"):
+        ImageFolder(str(tmp_path)).setup()
+
+
+def test_a_folder_train_alone_is_no_class(tmp_path):
+    for label in ("cat", "dog"):
+        for i in range(3):
+            save(tmp_path / "train" / label / f"{i}.png", picture(seed=i))
+    data = ImageFolder(str(tmp_path))
+    assert (data.class_names, data.num_classes) == (["cat", "dog"], 2)
+    assert (len(data.train_images), len(data.held_out_images)) == (5, 1)
+
+
+def test_what_was_found_is_one_line(classes):
+    for name in ("notes.txt", "list.TXT", "cat/README"):
+        (classes / name).write_text("hello")
+    data = ImageFolder(str(classes))
+    counts = torch.bincount(data.train_images.labels).tolist()
+    assert data.found() == (
+        f"ImageFolder {str(classes)!r}: 57 pictures to train on, 3 held out (val_fraction=0.05); 2 classes, "
+        f"trained on: cat {counts[0]}, dog {counts[1]}; ignored: 2 .txt, 1 without a suffix"
+    )
+    assert data.class_counts() == counts
+
+
+def test_what_was_found_in_folders_for_training_and_holding_out(tmp_path):
+    for folder in ("train", "valid", "test"):
+        for i in range(12):
+            save(tmp_path / folder / f"class{i:02}" / "x.png", picture())
+    save(tmp_path / "stray.png", picture())
+    (tmp_path / "train" / "a.heic").touch()
+    line = ImageFolder(str(tmp_path)).found()
+    assert "12 pictures to train on, 12 held out (folder valid); 12 classes, trained on: class00 1, class01 1," in line
+    assert line.endswith("class09 1 and 2 more; ignored: 1 .png, 1 .heic; folders not read: test")
+
+
+def test_what_was_found_is_said_when_a_training_starts(classes, make_module, make_trainer, caplog):
+    network = {"in_channels": 3, "channels": (4,), "num_res_blocks": 1, "embed_dim": 8, "middle_attention": False}
+    module, data = make_module(network=UNet(**network)), ImageFolder(str(classes), image_size=8, batch_size=8)
+    trainer = make_trainer(limit_train_batches=1, limit_val_batches=1)
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        trainer.fit(module, datamodule=data)
+        assert [message for message in caplog.messages if message.startswith("ImageFolder ")] == [data.found()]
+        caplog.clear()
+        trainer.validate(module, datamodule=data, verbose=False)
+        assert not [message for message in caplog.messages if message.startswith("ImageFolder ")]
+    # a run on folders keeps their names
+    assert module.class_names == ["cat", "dog"]
+    trainer.save_checkpoint(classes / "last.ckpt")
+    assert ScoreModule.load_from_checkpoint(classes / "last.ckpt").class_names == ["cat", "dog"]
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +385,37 @@ def test_a_damaged_picture_is_named(classes, in_memory):
     with pytest.raises(OSError, match=r"cannot read the picture .*cat.00\.png") as error:
         everything(data)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_all_pictures_that_cannot_be_read_are_named_before_a_run_begins(classes, in_memory):
+    data = ImageFolder(str(classes), in_memory=in_memory)
+    train, held_out = data._splits
+    for name in (*train[:2], *held_out[:2]):  # in both parts
+        (classes / name).write_bytes((classes / name).read_bytes()[:60])
+    (classes / train[2]).write_bytes(b"no picture")
+    with pytest.raises(OSError, match=r"^cannot read 5 pictures in .*; replace or remove them$") as error:
+        data.prepare_data() if not in_memory else data.setup()
+    assert all(Path(name).name in str(error.value) for name in (*train[:3], *held_out[:2]))
+    for name in train[3:8]:
+        (classes / name).write_bytes(b"")
+    with pytest.raises(OSError, match=r"^cannot read 10 pictures in .* and 5 more; replace or remove them$") as error:
+        data.prepare_data() if not in_memory else data.setup()
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500 + len(str(classes))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif"])
+def test_a_picture_with_something_behind_it_is_one_and_a_part_of_one_is_not(suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    save(path, picture(32, 32))
+    files = PictureFiles([path], torch.zeros(1, dtype=torch.int64), 8, 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"a camera's own")
+    assert files.sizes() == [(32, 32)]
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(OSError, match=r"cannot read the picture .*a\.\w+: .*; replace or remove it"):
+        files.sizes()
 
 
 def test_sixteen_bit_pictures_are_refused_not_clipped(tmp_path):
