@@ -93,10 +93,14 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     return checkpoint
 
 
-def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest intact checkpoint of a run's folder and its content; None if the folder holds no checkpoint.
+def load_newest(folder: Path, map_location: Any = "cpu") -> tuple[Path, dict[str, Any]] | None:
+    """The newest intact checkpoint in a folder and its content; None if the folder holds no checkpoint.
 
     Those that are damaged are each reported by a warning.
+
+    Args:
+        folder: of checkpoints.
+        map_location: as in :func:`load_checkpoint`.
 
     Raises:
         ValueError: if there are checkpoints, but none is intact.
@@ -104,11 +108,11 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     found = sorted(folder.glob("*.ckpt"), key=_newest_first)
     for path in found:
         try:
-            return path, load_checkpoint(path)
+            return path, load_checkpoint(path, map_location)
         except (ValueError, OSError) as error:
             rank_zero_warn(f"{error}; looking for the next older one")
     if found:
-        raise ValueError(f"ckpt_path='last': no checkpoint in {folder} is intact ({', '.join(p.name for p in found)})")
+        raise ValueError(f"ckpt_path: no checkpoint in {folder} is intact ({', '.join(p.name for p in found)})")
     return None
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from diffusion_lightning.images import image_grid, points_picture, to_uint8, write_png
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.precision import AutoPrecision
+from diffusion_lightning.run_folder import find_checkpoint
 from diffusion_lightning.samplers import Sampler
-from diffusion_lightning.usage import OneLineParser, UsageError, add_drawing_options, check_seed, load_on_device
+from diffusion_lightning.usage import CKPT_PATH, OneLineParser, UsageError, add_drawing_options, check_seed, load_on_device
 
 
 def sample_command(args: list[str]) -> None:
@@ -34,7 +35,7 @@ def sample_command(args: list[str]) -> None:
     if output.suffix not in ("", ".png", ".npz"):
         raise UsageError(f"output={str(output)!r}: must end in .png (a grid) or .npz, or be a folder (single pictures)")
 
-    module = load_on_device(options.ckpt_path, options.device, options.compile)
+    module = load_on_device(find_checkpoint(options.ckpt_path), options.device, options.compile)
     sampler = given.sampler if given.sampler is not None else module.sampler
     sampler.check(module.denoiser.sde)
     if module.shape is not None and len(module.shape) != 3 and output.suffix == "":
@@ -66,7 +67,7 @@ def sample_parser() -> OneLineParser:
         usage="lightning sample --ckpt_path FILE [--num N] [--output FILE] [--sampler CLASS] [--option value …]",
         description="Draw samples from a checkpoint with its EMA weights.",
     )
-    parser.add_argument("--ckpt_path", type=str, required=True, help="The checkpoint.")
+    parser.add_argument("--ckpt_path", type=str, required=True, help=CKPT_PATH)
     parser.add_argument("--num", type=int, default=64, help="How many samples.")
     parser.add_argument(
         "--sampler", type=Sampler | None, default=None, help="Heun, PredictorCorrector, …; the checkpoint's by default."
