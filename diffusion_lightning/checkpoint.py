@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from diffusion_lightning.disk import free_space
+from diffusion_lightning.foreign import recognised
 
 KEY = "diffusion_lightning"
 """Where a checkpoint keeps what is ours: the package's version, the loggers' run ids, where the run stands."""
@@ -79,6 +80,8 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
             _check_sums(path)
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # what torch and zipfile raise for a damaged file is of many types
+        if known := recognised(path):
+            raise ValueError(f"ckpt_path={str(path)!r}: {known}") from error
         if "GLOBAL" in str(error):  # the pickle's way of naming anything that would be called or built
             raise ValueError(
                 f"ckpt_path={str(path)!r}: holds something other than tensors and plain values, and was not loaded "
@@ -89,7 +92,8 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
             "give another checkpoint of the run"
         ) from error
     if not isinstance(checkpoint, dict) or KEY not in checkpoint:
-        raise ValueError(f"ckpt_path={str(path)!r}: is a file of something else: give a checkpoint of a ScoreModule")
+        what = recognised(path) or "is a file of something else: give a checkpoint of a ScoreModule"
+        raise ValueError(f"ckpt_path={str(path)!r}: {what}")
     return checkpoint
 
 

@@ -45,6 +45,7 @@ from diffusion_lightning.environment import describe_environment
 from diffusion_lightning.evaluate_command import evaluate_command, evaluate_parser
 from diffusion_lightning.export_command import export_command, export_parser
 from diffusion_lightning.guest import as_guest
+from diffusion_lightning.home import give_home
 from diffusion_lightning.likelihood_command import likelihood_command, likelihood_parser
 from diffusion_lightning.loggers import RunLogger, TensorBoardLogger, WandbLogger
 from diffusion_lightning.loggers.tensorboard_logger import go_on
@@ -426,6 +427,7 @@ def main(args: list[str] | None = None) -> None:
         return
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     try:
+        give_home()
         _check_command(given[0])
         if given[0] in COMMANDS:
             command, _ = COMMANDS[given[0]]

@@ -71,7 +71,7 @@ def likelihood_parser() -> OneLineParser:
     """The options of ``lightning likelihood``."""
     parser = OneLineParser(
         prog="lightning likelihood",
-        usage="lightning likelihood --ckpt_path FILE --data CLASS [--num N] [--option value …]",
+        usage="lightning likelihood --ckpt_path RUN_OR_FILE --data CLASS [--num N] [--option value …]",
         description="Bits per dimension of held-out images, by the probability-flow ODE.",
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help=CKPT_PATH)

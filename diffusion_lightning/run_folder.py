@@ -9,6 +9,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
 from diffusion_lightning.checkpoint import load_newest
+from diffusion_lightning.foreign import recognised
 
 RUNS = "runs"
 """The folder below which runs are, unless the trainer's ``default_root_dir`` says otherwise."""
@@ -57,6 +58,8 @@ def find_checkpoint(given: str, root: str | Path = RUNS) -> str:
     path = Path(given)
     if given != "last" and not path.is_dir():
         return given
+    if given != "last" and (foreign := recognised(path)):
+        raise ValueError(f"ckpt_path={given!r}: {foreign}")
     try:
         folder = _newest_run(Path(root)) / "checkpoints" if given == "last" else _checkpoints(path)
         found = load_newest(folder, map_location="meta")

@@ -187,7 +187,7 @@ class ImageFolder(ImageDataModule):
 
     @property
     def _root(self) -> Path:
-        return Path(self.root).expanduser()
+        return Path(os.path.expanduser(self.root))  # without a home as it is, where Path's raises
 
     @cached_property
     def _held_out_folder(self) -> str | None:
