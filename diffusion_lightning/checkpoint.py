@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from diffusion_lightning.disk import free_space
+from diffusion_lightning.foreign import recognised
 
 KEY = "diffusion_lightning"
 """Where a checkpoint keeps what is ours: the package's version, the loggers' run ids, where the run stands."""
@@ -79,6 +80,8 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
             _check_sums(path)
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # what torch and zipfile raise for a damaged file is of many types
+        if known := recognised(path):
+            raise ValueError(f"ckpt_path={str(path)!r}: {known}") from error
         if "GLOBAL" in str(error):  # the pickle's way of naming anything that would be called or built
             raise ValueError(
                 f"ckpt_path={str(path)!r}: holds something other than tensors and plain values, and was not loaded "
@@ -89,14 +92,19 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
             "give another checkpoint of the run"
         ) from error
     if not isinstance(checkpoint, dict) or KEY not in checkpoint:
-        raise ValueError(f"ckpt_path={str(path)!r}: is a file of something else: give a checkpoint of a ScoreModule")
+        what = recognised(path) or "is a file of something else: give a checkpoint of a ScoreModule"
+        raise ValueError(f"ckpt_path={str(path)!r}: {what}")
     return checkpoint
 
 
-def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest intact checkpoint of a run's folder and its content; None if the folder holds no checkpoint.
+def load_newest(folder: Path, map_location: Any = "cpu") -> tuple[Path, dict[str, Any]] | None:
+    """The newest intact checkpoint in a folder and its content; None if the folder holds no checkpoint.
 
     Those that are damaged are each reported by a warning.
+
+    Args:
+        folder: of checkpoints.
+        map_location: as in :func:`load_checkpoint`.
 
     Raises:
         ValueError: if there are checkpoints, but none is intact.
@@ -104,11 +112,11 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     found = sorted(folder.glob("*.ckpt"), key=_newest_first)
     for path in found:
         try:
-            return path, load_checkpoint(path)
+            return path, load_checkpoint(path, map_location)
         except (ValueError, OSError) as error:
             rank_zero_warn(f"{error}; looking for the next older one")
     if found:
-        raise ValueError(f"ckpt_path='last': no checkpoint in {folder} is intact ({', '.join(p.name for p in found)})")
+        raise ValueError(f"ckpt_path: no checkpoint in {folder} is intact ({', '.join(p.name for p in found)})")
     return None
 
 

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import logging
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardL
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import diffusion_lightning.networks  # noqa: F401 — so that its classes are known by their short names
 from diffusion_lightning import precision
@@ -46,34 +47,17 @@ from diffusion_lightning.environment import describe_environment
 from diffusion_lightning.evaluate_command import evaluate_command, evaluate_parser
 from diffusion_lightning.export_command import export_command, export_parser
 from diffusion_lightning.guest import as_guest
+from diffusion_lightning.home import give_home
 from diffusion_lightning.likelihood_command import likelihood_command, likelihood_parser
 from diffusion_lightning.loggers import RunLogger, TensorBoardLogger, WandbLogger
 from diffusion_lightning.loggers.tensorboard_logger import go_on
+from diffusion_lightning.manual import USAGE, version_line
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.report_command import report_command, report_parser
+from diffusion_lightning.run_folder import find_checkpoint, numbered, recorded_name, run_of
 from diffusion_lightning.sample_command import sample_command, sample_parser
 from diffusion_lightning.tables import print_table
 from diffusion_lightning.usage import OneLineParser, UsageError, check_run, explain
-
-USAGE = """\
-usage: lightning COMMAND [options]
-
-  fit         train:    lightning fit --config configs/quickstart.yaml
-              resume:   lightning fit --config runs/quickstart/version_0/config.yaml --ckpt_path last
-  validate    the loss on held-out images and the FID of a checkpoint
-  test        the same, logged as test/…
-  predict     samples as single pictures, split over processes
-  sample      samples from a checkpoint alone:
-                      lightning sample --ckpt_path runs/quickstart/version_0/checkpoints/last.ckpt --output s.png
-  evaluate    FID, KID, Inception Score, precision and recall:  lightning evaluate --ckpt_path runs/…/last.ckpt
-  likelihood  bits/dim of held-out images:
-                      lightning likelihood --ckpt_path runs/…/last.ckpt --data EmbeddedMNIST
-  report      a page with pictures, curves and settings of runs:   lightning report runs/quickstart
-  export      for other programs: lightning export --ckpt_path runs/…/last.ckpt --format safetensors --output folder
-  completion  for the shell:  eval "$(lightning completion bash)"
-
-lightning <command> --help lists a command's options; --debug shows the traceback of an error.
-"""
 
 SCREENS = {
     "fit": """\
@@ -201,6 +185,12 @@ class DiffusionCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As LightningCLI's; what is wrong is told before the seed is set or anything is made."""
         super().parse_arguments(parser, args)
+        unread = sorted(name for name in os.environ if name.startswith(f"PL_{self.config.subcommand.upper()}__"))
+        if unread:
+            rank_zero_warn(
+                f"{', '.join(unread)}: environment variables are no options here, and are not read: "
+                "give options on the command line or in a config"
+            )
         check_run(self.config[self.config.subcommand])
 
     def _parse_ckpt_path(self) -> None:
@@ -222,28 +212,63 @@ class DiffusionCLI(LightningCLI):
         files = [Path(str(path)) for path in config.get("config") or []]
         if config.run_name is None:
             config.run_name = files[0].stem if files else "run"
-        requeued = self._requeued_run(config) if config.ckpt_path is None and self.subcommand == "fit" else None
+        requeued = self._requeued_run(config) if self.subcommand == "fit" else None
         if config.ckpt_path == "last" or requeued is not None:
             path, checkpoint = self._last_checkpoint(config, [requeued] if requeued is not None else files)
             config.ckpt_path = str(path)
         elif config.ckpt_path is not None:
+            config.ckpt_path = find_checkpoint(config.ckpt_path)
             checkpoint = load_checkpoint(config.ckpt_path)
         if config.ckpt_path is not None:
             # not its tensors, which Lightning reads again and would lie in memory until the end
             self.resumed = {name: checkpoint[name] for name in (KEY, "global_step", "hyper_parameters")}
             config.weights_only = True  # for Lightning's own reading of the same file
-            folder = Path(config.ckpt_path).absolute().parent.parent
-            name = Path(config.run_name).parts
-            if (folder / "config.yaml").is_file() and folder.parent.parts[-len(name) :] == name:
-                # as the user wrote it, so that what Lightning recorded of its folders stays true
-                self.resumed_folder = Path(config.ckpt_path).parent.parent
+            self.resumed_folder = self._folder_to_go_on_in(config, files)
+        elif self.subcommand != "fit":
+            rank_zero_warn("no --ckpt_path: this is of the network as the config makes it, without any training")
+
+    def _folder_to_go_on_in(self, config: Any, files: list[Path]) -> Path | None:
+        """The folder of the checkpoint's run, wherever it is now; None where a training is to be another run.
+
+        Raises:
+            UsageError: if nothing can be written there.
+        """
+        folder = run_of(config.ckpt_path)
+        if self.subcommand != "fit":
+            return folder
+        step = self.resumed["global_step"]
+        if folder is None:
+            rank_zero_info(
+                f"starts a new run, {config.run_name}, from step {step} of {config.ckpt_path}, which lies in no run's "
+                "folder (checkpoints/ beside a config.yaml)"
+            )
+            return None
+        if not _is_named(folder, config.run_name):
+            rank_zero_info(f"starts a new run, {config.run_name}, from step {step} of another one's {config.ckpt_path}")
+            return None
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UsageError(
+                f"ckpt_path={config.ckpt_path!r}: its run's folder cannot be written ({error.strerror}): give "
+                "--run_name, another name, to go on from it in a new run"
+            ) from error
+        given = [file.parent for file in files if file.name == "config.yaml" and recorded_name(file.parent) is not None]
+        is_elsewhere = bool(given) and not any(place.resolve() == folder.resolve() for place in given)
+        rank_zero_info(
+            f"goes on in {folder} from step {step}, {Path(config.ckpt_path).name}"
+            + (
+                f"; not in {given[0]}, the folder of the config, which that checkpoint is not of"
+                if is_elsewhere
+                else ""
+            )
+        )
+        return folder
 
     @staticmethod
     def _run_folders(config: Any) -> list[Path]:
         """The folders of all runs of this name, the newest first."""
-        name = Path(config.trainer.default_root_dir) / config.run_name
-        numbered = [folder for folder in name.glob("version_*") if folder.name[8:].isdigit()]
-        return sorted(numbered, key=lambda folder: -int(folder.name[8:]))
+        return numbered(Path(config.trainer.default_root_dir) / config.run_name)
 
     def _last_checkpoint(self, config: Any, files: list[Path]) -> tuple[Path, dict[str, Any]]:
         """The newest intact checkpoint of the run that a config file lies in, else of the newest run of this name."""
@@ -256,10 +281,13 @@ class DiffusionCLI(LightningCLI):
         )
 
     def _requeued_run(self, config: Any) -> Path | None:
-        """The config of the run that this SLURM job has started before SLURM restarted it."""
+        """The config of the run that this SLURM job has started or gone on with before SLURM restarted it."""
         if int(os.environ.get("SLURM_RESTART_COUNT", 0)) == 0:
             return None
-        for folder in self._run_folders(config):
+        given = [Path(str(path)).parent for path in config.get("config") or []]
+        if config.ckpt_path not in (None, "last") and (own := run_of(config.ckpt_path)) is not None:
+            given.insert(0, own)
+        for folder in [*(g for g in given if _is_named(g, config.run_name)), *self._run_folders(config)]:
             job = folder / SLURM_JOB
             if job.is_file() and job.read_text() == _slurm_job() and any(folder.glob("checkpoints/*.ckpt")):
                 return folder / "config.yaml"
@@ -374,7 +402,8 @@ class DiffusionCLI(LightningCLI):
             raise
 
     def _resume_command(self) -> str:
-        return f"lightning fit --config {Path(self.run_logger.log_dir) / 'config.yaml'} --ckpt_path last"
+        config = shlex.quote(str(Path(self.run_logger.log_dir) / "config.yaml"))
+        return f"lightning fit --config {config} --ckpt_path last"
 
     def _check_parts(self, callbacks: Sequence[Any]) -> None:
         """See that data, network and what draws samples fit each other, as the trainer will once a run has begun."""
@@ -408,10 +437,12 @@ class DiffusionCLI(LightningCLI):
             if isinstance(logger, WandbLogger) and (way := logger.how_to_look()):
                 lines.append(f"  W&B       {way}")
         if last.is_file():
-            lines.append(f"  sample    lightning sample --ckpt_path {last} --num 64 --output samples.png")
+            lines.append(
+                f"  sample    lightning sample --ckpt_path {shlex.quote(str(last))} --num 64 --output samples.png"
+            )
             longer = f"--trainer.max_epochs {2 * (self.trainer.current_epoch or 1)}"
             lines.append(f"  resume    {self._resume_command()} {longer}")
-        lines.append(f"  report    lightning report {folder}")
+        lines.append(f"  report    lightning report {shlex.quote(str(folder))}")
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunReport) and (summary := callback.summary()) is not None:
                 summary.show()
@@ -428,8 +459,12 @@ def main(args: list[str] | None = None) -> None:
     if not given or given[0] in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0 if given else 2)
+    if given[0] == "--version":
+        print(version_line())
+        return
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     try:
+        give_home()
         _check_command(given[0])
         if given[0] in COMMANDS:
             command, _ = COMMANDS[given[0]]
@@ -532,6 +567,12 @@ def _check_command(word: str) -> None:
 def _as_list(given: Any) -> list[Any]:
     """What may be given as a list, as one alone, or not at all."""
     return list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
+
+
+def _is_named(folder: Path, name: str) -> bool:
+    """Whether a run of this name is in the folder: so its config says, or where it lies."""
+    parts = Path(name).parts
+    return recorded_name(folder) == name or folder.absolute().parent.parts[-len(parts) :] == parts
 
 
 def _slurm_job() -> str | None:

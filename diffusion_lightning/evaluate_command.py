@@ -41,12 +41,19 @@ from diffusion_lightning.real_images import (
     image_data,
     images_of_data,
     images_of_folder,
-    run_of,
 )
 from diffusion_lightning.recipe import describe
+from diffusion_lightning.run_folder import find_checkpoint, run_of
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.samplers.ode import AdaptiveMethod
-from diffusion_lightning.usage import OneLineParser, UsageError, add_drawing_options, check_seed, load_on_device
+from diffusion_lightning.usage import (
+    CKPT_PATH,
+    OneLineParser,
+    UsageError,
+    add_drawing_options,
+    check_seed,
+    load_on_device,
+)
 
 ROWS, NEAREST = 8, 5
 """Of the picture of neighbours: samples, and real images beside each."""
@@ -69,6 +76,7 @@ def evaluate_command(args: list[str]) -> None:
     """
     options = evaluate_parser().parse_args(args)
     _check_options(options)
+    options.ckpt_path = find_checkpoint(options.ckpt_path)
     given = evaluate_parser().instantiate(options)
     module = load_on_device(options.ckpt_path, options.device, options.compile)
     if module.shape is None or not is_picture(module.shape):
@@ -370,7 +378,7 @@ def evaluate_parser() -> OneLineParser:
         prog="lightning evaluate",
         description="FID, KID, Inception Score, precision and recall of a checkpoint's samples, by its EMA weights.",
     )
-    parser.add_argument("--ckpt_path", type=str, required=True, help="The checkpoint.")
+    parser.add_argument("--ckpt_path", type=str, required=True, help=CKPT_PATH)
     parser.add_argument("--num", type=int, default=10_000, help="How many samples; values of different ones differ.")
     parser.add_argument(
         "--sampler", type=Sampler | None, default=None, help="Heun, PredictorCorrector, …; the checkpoint's by default."
@@ -506,9 +514,7 @@ def _short(value: Any) -> str:
 def _output(options: Namespace) -> Path:
     if options.output is not None:
         return Path(options.output)
-    # as the user wrote it
-    folder = Path(options.ckpt_path).parent
-    return (folder if run_of(options.ckpt_path) is None else folder.parent) / "evaluations"
+    return (run_of(options.ckpt_path) or Path(options.ckpt_path).parent) / "evaluations"
 
 
 def _folder_name(options: Namespace, subject: _Subject, samplers: Sequence[Sampler]) -> str:

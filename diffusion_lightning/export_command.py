@@ -8,7 +8,8 @@ from diffusion_lightning.export.folder import check_output, whole_folder
 from diffusion_lightning.export.record import write_record
 from diffusion_lightning.export.weights import save_denoiser
 from diffusion_lightning.module import ScoreModule
-from diffusion_lightning.usage import OneLineParser, UsageError, load_on_device
+from diffusion_lightning.run_folder import find_checkpoint
+from diffusion_lightning.usage import CKPT_PATH, OneLineParser, UsageError, load_on_device
 
 Format = Literal["safetensors", "torch_export", "onnx", "diffusers"]
 
@@ -27,7 +28,7 @@ def export_command(args: list[str]) -> None:
     output = Path(options.output)
     check_output(output, options.overwrite)
     write = _writer(options.format)
-    module = load_on_device(options.ckpt_path, "cpu").eval()
+    module = load_on_device(find_checkpoint(options.ckpt_path), "cpu").eval()
     if module.shape is None and options.format != "safetensors":
         raise UsageError(
             f"ckpt_path={options.ckpt_path!r}: was saved before its examples' shape was known: "
@@ -47,7 +48,7 @@ def export_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="lightning export", description="Write a checkpoint's denoiser, with its EMA weights, for other programs."
     )
-    parser.add_argument("--ckpt_path", type=str, required=True, help="The checkpoint.")
+    parser.add_argument("--ckpt_path", type=str, required=True, help=CKPT_PATH)
     parser.add_argument(
         "--format",
         type=Format,

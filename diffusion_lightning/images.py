@@ -17,6 +17,10 @@ SHOWN, EXTENT = 0.99, 1.5
 """The part of a state's values that may reach this far; samples overshoot [-1, 1] a little, noise by more."""
 
 
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+"""Of pictures, by the suffixes of their files."""
+
+
 def is_picture(shape: Sequence[int]) -> bool:
     """Whether an example of this shape is one that can be shown: ``(C, H, W)``, grey or in colour."""
     return len(shape) == 3 and shape[0] in (1, 3)
@@ -84,10 +88,20 @@ def points_picture(x: Tensor) -> Tensor:
 
 def write_png(picture: Tensor, path: Path) -> None:
     """Write a uint8 picture ``(C, H, W)``, C = 1 or 3, as a whole file or not at all; folders are made."""
-    from torchvision.transforms.functional import to_pil_image
+    _write_image(picture, path, "png")
 
-    image = to_pil_image(picture.cpu())
-    _write_whole(path, lambda part: image.save(part, format="png"))
+
+def write_picture(picture: Tensor, path: Path, scale: int = 1) -> None:
+    """As :func:`write_png`, in the format of the path's suffix, and enlarged.
+
+    Args:
+        picture: uint8 ``(C, H, W)``.
+        path: of the file, with a suffix of ``FORMATS``; WebP is lossless.
+        scale: the side of the square that each pixel becomes.
+    """
+    format = FORMATS[path.suffix.lower()]
+    settings: dict[str, Any] = {"jpeg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}.get(format, {})
+    _write_image(picture.repeat_interleave(scale, -1).repeat_interleave(scale, -2), path, format, **settings)
 
 
 def write_gif(pictures: Sequence[Tensor], path: Path, seconds: Sequence[float]) -> None:
@@ -108,6 +122,13 @@ def write_gif(pictures: Sequence[Tensor], path: Path, seconds: Sequence[float]) 
     # to save space Pillow would write what has not changed as transparent, and for that colour give up one of 256
     settings["optimize"] = False
     _write_whole(path, lambda part: first.save(part, format="gif", save_all=True, append_images=others, **settings))
+
+
+def _write_image(picture: Tensor, path: Path, format: str, **settings: Any) -> None:
+    from torchvision.transforms.functional import to_pil_image
+
+    image = to_pil_image(picture.cpu())
+    _write_whole(path, lambda part: image.save(part, format=format, **settings))
 
 
 def _write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -11,7 +11,8 @@ import diffusion_lightning.data  # noqa: F401 — so that its classes are known 
 from diffusion_lightning.data.base import BatchDataModule
 from diffusion_lightning.likelihood import Divergence, Probe, bits_per_dim, log_likelihood
 from diffusion_lightning.randomness import draw_some
-from diffusion_lightning.usage import OneLineParser, UsageError, check_seed, load_on_device
+from diffusion_lightning.run_folder import find_checkpoint
+from diffusion_lightning.usage import CKPT_PATH, OneLineParser, UsageError, check_seed, load_on_device
 
 
 def likelihood_command(args: list[str]) -> None:
@@ -34,7 +35,7 @@ def likelihood_command(args: list[str]) -> None:
     if options.data is None:
         raise UsageError("data: the data module is missing; give for instance --data EmbeddedMNIST")
     data = likelihood_parser().instantiate(options).data
-    module = load_on_device(options.ckpt_path, options.device)
+    module = load_on_device(find_checkpoint(options.ckpt_path), options.device)
     x, labels, available = _held_out(data, options.num, options.seed)
     if module.shape is not None and x.shape[1:] != module.shape:
         raise UsageError(
@@ -72,10 +73,10 @@ def likelihood_parser() -> OneLineParser:
     """The options of ``lightning likelihood``."""
     parser = OneLineParser(
         prog="lightning likelihood",
-        usage="lightning likelihood --ckpt_path FILE --data CLASS [--num N] [--option value …]",
+        usage="lightning likelihood --ckpt_path RUN_OR_FILE --data CLASS [--num N] [--option value …]",
         description="Bits per dimension of held-out images, by the probability-flow ODE.",
     )
-    parser.add_argument("--ckpt_path", type=str, required=True, help="The checkpoint.")
+    parser.add_argument("--ckpt_path", type=str, required=True, help=CKPT_PATH)
     parser.add_argument(
         "--data", type=LightningDataModule | None, default=None, help="EmbeddedMNIST, MNIST --data.root folder, …"
     )

@@ -34,12 +34,6 @@ class RealImages:
         return len(self.images)  # type: ignore[arg-type]
 
 
-def run_of(ckpt_path: str) -> Path | None:
-    """The folder of the run that a checkpoint lies in; None if it lies in none."""
-    folder = Path(ckpt_path).absolute().parent.parent
-    return folder if (folder / "config.yaml").is_file() else None
-
-
 def data_of_run(run: Path | None) -> LightningDataModule:
     """The data module that a run's ``config.yaml`` describes.
 

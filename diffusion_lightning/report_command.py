@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from diffusion_lightning.disk import replace
-from diffusion_lightning.report import find_run, read_run, render
+from diffusion_lightning.report import read_run, render
 from diffusion_lightning.report.units import size
+from diffusion_lightning.run_folder import find_run
 from diffusion_lightning.usage import OneLineParser, UsageError
 
 

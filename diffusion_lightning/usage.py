@@ -4,6 +4,7 @@ import difflib
 import inspect
 import pkgutil
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import diffusion_lightning
 from diffusion_lightning.compilation import Compile
+from diffusion_lightning.list_options import is_list, with_lists
+from diffusion_lightning.manual import EXAMPLES
 from diffusion_lightning.module import ScoreModule
 
 # a config is data: what it names may be built where its type is asked for, and nothing that runs commands ever
@@ -25,6 +28,9 @@ set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=F
 LARGEST_SEED = 2**32 - 1
 DEEPEST = 50
 """More levels than any config has; from some hundreds on they would take minutes, or all of Python's stack."""
+
+CKPT_PATH = "A checkpoint, the folder of a run (its newest), or last: of the newest run below runs."
+"""What every command's option of that name takes."""
 
 TRAINER_LEAST: dict[str, float] = {
     "accumulate_grad_batches": 1,
@@ -55,7 +61,8 @@ class OneLineParser(LightningArgumentParser):
         Raises:
             UsageError: if the options cannot be used.
         """
-        for path in _config_files(sys.argv[1:] if args is None else args):
+        args = self._with_lists(sys.argv[1:] if args is None else list(args))
+        for path in _config_files(args):
             _check_config_file(path)
         try:
             options = super().parse_args(args, *more, **kwargs)
@@ -65,9 +72,36 @@ class OneLineParser(LightningArgumentParser):
         _refuse_null(options[command] if command else options, [])
         return options
 
+    def _with_lists(self, args: list[str]) -> list[str]:
+        subcommands = self._subcommands_action
+        parser = self if subcommands is None else subcommands.choices.get(args[0]) if args else None
+        if parser is None or any(not action.option_strings for action in parser._actions if action is not subcommands):
+            return args  # where words may stand by themselves, none can be told to belong to an option
+        actions = parser._option_string_actions
+        lists = [option for option in actions if is_list(getattr(actions[option], "_typehint", None))]
+        alone = args[0 if subcommands is None else 1 :][:1]
+        if alone and not alone[0].startswith("-"):
+            option = "--config" if "--config" in actions else "--ckpt_path"
+            raise UsageError(f"{alone[0]!r} has no option before it: give {option} {shlex.quote(alone[0])}")
+        try:
+            return list(with_lists(args, lists))
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if missing := re.search(r"the following arguments are required: (.*)", message):
+            names = missing[1].split(", ")
+            command = names[0].partition(".")[0] if self._subcommands_action else self.prog.rpartition(" ")[2]
+            words = [name.removeprefix(f"{command}.") for name in names]
+            told = ", ".join(f"--{word}" if f"--{word}" in self._options(command) else word for word in words)
+            raise UsageError(f"missing: {told}; for instance: {EXAMPLES.get(command, command)}") from ex
         options = [option for option in self._option_string_actions if option.startswith("--")]
         raise UsageError(explain(message, options)) from ex
+
+    def _options(self, command: str) -> dict[str, Any]:
+        subcommands = self._subcommands_action
+        parser = self if subcommands is None else subcommands.choices[command]
+        return parser._option_string_actions
 
 
 def add_drawing_options(parser: OneLineParser) -> None:
@@ -162,6 +196,8 @@ def explain(message: str, options: list[str] | None = None) -> str:
         kept = [r for r in reasons.split(" - ") if not r.startswith(("Expected a NoneType", "Expected a path"))]
         text = text[: union.start()] + " or ".join(dict.fromkeys(kept)) + got
     text = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: (- |or )?", "", text)
+    a_list = r"Expected an? (?:list|tuple|collections\.abc\.\w+)\. Got value: ([^\s\[{]+)"
+    text = re.sub(a_list, r"Expected a list, such as '[\1]'. Got value: \1", text)
     # what every class and function could be given as is in the manual
     text = re.sub(r" Subclass types expect one of: .*?\(implicit class_path\)", "", text)
     text = re.sub(r"Type typing\.Callable\[.*?\] expects a function or a callable class: ", "", text)

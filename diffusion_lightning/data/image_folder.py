@@ -139,7 +139,7 @@ class ImageFolder(ImageDataModule):
 
     @property
     def _root(self) -> Path:
-        return Path(self.root).expanduser()
+        return Path(os.path.expanduser(self.root))  # without a home as it is, where Path's raises
 
     @property
     def _is_in_memory(self) -> bool:

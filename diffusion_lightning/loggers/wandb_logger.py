@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ class WandbLogger(loggers.WandbLogger):
         """One line: where the run can be seen."""
         run = self.experiment
         if getattr(run, "offline", False):
-            return f"wandb sync {Path(run.dir).parent}   (after wandb login)"
+            return f"wandb sync {shlex.quote(str(Path(run.dir).parent))}   (after wandb login)"
         return str(getattr(run, "url", None))
 
     def _move_in(self, run: RunLogger) -> None:

@@ -8,6 +8,7 @@ on the number of generated images, so both belong in its name.
 """
 
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -17,14 +18,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from diffusion_lightning.home import has_home
 from diffusion_lightning.metrics.features import DigitFeatures, InceptionFeatures, fingerprint
 
 FeatureName = Literal["inception", "inception_tf1", "mnist"]
 
 
 def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/diffusion_lightning``, by default in ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffusion_lightning"
+    """``$XDG_CACHE_HOME/diffusion_lightning``, by default in ``~/.cache``; without a home among temporary folders."""
+    home = os.path.expanduser("~") if has_home() else tempfile.gettempdir()
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")) / "diffusion_lightning"
 
 
 def build_features(feature: FeatureName | nn.Module, weights: str | None = None) -> tuple[str, nn.Module]:

@@ -117,36 +117,6 @@ class Run:
         return next((path for path in self.checkpoints if path.name == name), None)
 
 
-def find_run(path: Path) -> Path:
-    """The folder of the run that is meant by ``path``: itself, or its newest version.
-
-    Raises:
-        FileNotFoundError: if there is no run; the message says what is there instead.
-    """
-    if not path.is_dir():
-        if path.exists():
-            near = next((folder for folder in (path.parent, path.parent.parent) if _is_run(folder)), None)
-            hint = f": give the folder of the run, {near}" if near else ": give the folder of a run"
-            raise FileNotFoundError(f"is a file{hint}")
-        raise FileNotFoundError("there is no such folder: give that of a run, such as runs/quickstart/version_0")
-    if _is_run(path):
-        return path
-    versions = [folder for folder in path.glob("version_*") if folder.name[8:].isdecimal() and folder.is_dir()]
-    if versions:
-        return max(versions, key=lambda folder: int(folder.name[8:]))
-    named = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and any(folder.glob("version_*")))
-    if named:
-        raise FileNotFoundError(f"holds runs of the names {', '.join(named)}: give one of these folders")
-    raise FileNotFoundError("is no run: give a run's folder, such as runs/quickstart/version_0 or runs/quickstart")
-
-
-def _is_run(folder: Path) -> bool:
-    """Whether it has anything of what a run leaves, or the name of a run that has left nothing yet."""
-    if re.fullmatch(r"version_\d+", folder.resolve().name):
-        return True
-    return any(any(folder.glob(name)) for name in ("config.yaml", "metrics.csv", "checkpoints", "*/epoch=*.png"))
-
-
 def read_run(folder: Path) -> Run:
     """All that a run's folder holds; what cannot be read is left out and told of in ``flaws``."""
     flaws: list[str] = []

@@ -10,7 +10,8 @@ import pytest
 from run_folders import CONFIG, animation, course, picture
 
 from diffusion_lightning.loggers import RunLogger
-from diffusion_lightning.report.run import find_run, labels, read_run
+from diffusion_lightning.report.run import labels, read_run
+from diffusion_lightning.run_folder import find_run
 
 
 def test_the_series_are_what_was_written(make_run):
