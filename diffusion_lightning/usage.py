@@ -14,8 +14,10 @@ import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
 
 import diffusion_lightning
+from diffusion_lightning.class_options import ClassOptions
 from diffusion_lightning.compilation import Compile
 from diffusion_lightning.module import ScoreModule
 
@@ -52,15 +54,23 @@ class OneLineParser(LightningArgumentParser):
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         """As jsonargparse's, after looking whether each config file is one, and refusing null where it means nothing.
 
+        Classes are read as :class:`~diffusion_lightning.class_options.ClassOptions` says, with its notes on stderr.
+
         Raises:
             UsageError: if the options cannot be used.
         """
         for path in _config_files(sys.argv[1:] if args is None else args):
             _check_config_file(path)
+        classes = ClassOptions()
         try:
-            options = super().parse_args(args, *more, **kwargs)
+            with classes.watched():
+                options = super().parse_args(args, *more, **kwargs)
         except RecursionError as error:
             raise UsageError("the options are nested too deeply") from error
+        except SystemExit:  # --print_config
+            _tell(classes.notes())
+            raise
+        _tell(classes.notes())
         command = options.get("subcommand")
         _refuse_null(options[command] if command else options, [])
         return options
@@ -177,6 +187,12 @@ def explain(message: str, options: list[str] | None = None) -> str:
     if match := re.search(r"Expected a dot import path string: (\w+)|No module named '(\w+)", text):
         return text + _nearest(match[1] or match[2], diffusion_lightning.__all__)
     return text
+
+
+@rank_zero_only
+def _tell(notes: list[str]) -> None:
+    for note in notes:
+        print(f"lightning: {note}", file=sys.stderr)
 
 
 def _nearest(word: str, known: list[str]) -> str:
