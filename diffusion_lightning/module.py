@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from diffusion_lightning.augmentation import GeometricAugmentation
 from diffusion_lightning.checkpoint import KEY, load_checkpoint
+from diffusion_lightning.compatibility import check_trainer
 from diffusion_lightning.compilation import Compile, check_choice, compile_in_place
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.ema import EMA
@@ -147,6 +148,11 @@ class ScoreModule(LightningModule):
         return self.denoiser.network
 
     # ---- training
+
+    def configure_callbacks(self) -> list[Callback]:
+        """None of its own: it is where a trainer's settings can be refused before anything is made."""
+        check_trainer(self.trainer)
+        return []
 
     def setup(self, stage: str) -> None:
         """Learn the examples' shape from the data, once, for sampling from a checkpoint needs it; a fit starts anew."""

@@ -6,6 +6,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
@@ -74,6 +75,14 @@ class OneLineParser(LightningArgumentParser):
         command = options.get("subcommand")
         _refuse_null(options[command] if command else options, [])
         return options
+
+    def dump(self, cfg: Namespace, *args: Any, **kwargs: Any) -> str:  # type: ignore[override]
+        """As jsonargparse's, which has no word for a default that is an enumeration's string: it is the string."""
+        cfg = cfg.clone()
+        for name, value in cfg.items():
+            if isinstance(value, str) and isinstance(value, Enum):
+                cfg[name] = value.value
+        return super().dump(cfg, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         options = [option for option in self._option_string_actions if option.startswith("--")]
