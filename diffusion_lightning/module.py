@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -36,6 +36,7 @@ from diffusion_lightning.samplers import Heun, Sampler
 from diffusion_lightning.schedule import ANY_LENGTH, advance, make_scheduler, misfit, overruled
 from diffusion_lightning.sde import SDE
 from diffusion_lightning.sharding import gathered, is_sharded, number_as_in, shard, whole_of
+from diffusion_lightning.unsupported import check_trainer
 
 
 class ScoreModule(LightningModule):
@@ -166,6 +167,11 @@ class ScoreModule(LightningModule):
         return bool(getattr(self.network, "num_classes", None))
 
     # ---- training
+
+    def configure_callbacks(self) -> list[Callback]:
+        """None of its own: it is where a trainer's settings can be refused before anything is made."""
+        check_trainer(self.trainer)
+        return []
 
     def check_data(self, data: Any, is_new: bool = True) -> None:
         """Raise a ValueError if the network cannot be trained on the data, as far as their attributes tell.

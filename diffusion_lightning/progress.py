@@ -19,7 +19,8 @@ def progress_bar(**settings: Any) -> tqdm:
     """
     if not sys.stderr.isatty():
         settings.setdefault("mininterval", 30.0)
-        return tqdm(leave=False, dynamic_ncols=True, **settings)
+        # in the line of any other bar: to move up to it would be an escape code in the file
+        return tqdm(leave=False, dynamic_ncols=True, position=0, **settings)
     use_standard_error()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TqdmExperimentalWarning)

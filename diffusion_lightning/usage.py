@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
@@ -15,8 +16,10 @@ import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
 
 import diffusion_lightning
+from diffusion_lightning.class_options import ClassOptions
 from diffusion_lightning.compilation import Compile
 from diffusion_lightning.list_options import is_list, with_lists
 from diffusion_lightning.manual import EXAMPLES
@@ -58,16 +61,24 @@ class OneLineParser(LightningArgumentParser):
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         """As jsonargparse's, after looking whether each config file is one, and refusing null where it means nothing.
 
+        Classes are read as :class:`~diffusion_lightning.class_options.ClassOptions` says, with its notes on stderr.
+
         Raises:
             UsageError: if the options cannot be used.
         """
         args = self._with_lists(sys.argv[1:] if args is None else list(args))
         for path in _config_files(args):
             _check_config_file(path)
+        classes = ClassOptions()
         try:
-            options = super().parse_args(args, *more, **kwargs)
+            with classes.watched():
+                options = super().parse_args(args, *more, **kwargs)
         except RecursionError as error:
             raise UsageError("the options are nested too deeply") from error
+        except SystemExit:  # --print_config
+            _tell(classes.notes())
+            raise
+        _tell(classes.notes())
         command = options.get("subcommand")
         _refuse_null(options[command] if command else options, [])
         return options
@@ -87,6 +98,14 @@ class OneLineParser(LightningArgumentParser):
             return list(with_lists(args, lists))
         except ValueError as error:
             raise UsageError(str(error)) from error
+
+    def dump(self, cfg: Namespace, *args: Any, **kwargs: Any) -> str:  # type: ignore[override]
+        """As jsonargparse's, which has no word for a default that is an enumeration's string: it is the string."""
+        cfg = cfg.clone()
+        for name, value in cfg.items():
+            if isinstance(value, str) and isinstance(value, Enum):
+                cfg[name] = value.value
+        return super().dump(cfg, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if missing := re.search(r"the following arguments are required: (.*)", message):
@@ -223,6 +242,12 @@ def _of_worker(message: str) -> str:
     # the last one: those before it are of the errors that led to it
     head = rf"(?:\w+\.)*{wrapped[1]}(?:: |$)"
     return re.split(rf"^{head}", message, flags=re.MULTILINE)[-1].strip() or wrapped[1]
+
+
+@rank_zero_only
+def _tell(notes: list[str]) -> None:
+    for note in notes:
+        print(f"lightning: {note}", file=sys.stderr)
 
 
 def _nearest(word: str, known: list[str]) -> str:

@@ -212,6 +212,11 @@ def test_the_last_lines_say_what_to_do_next(runs, first):
     assert (runs.folder / said["W&B"].split()[2]).is_dir()
     assert "W&B: not logged in, so the run is logged offline" in first.err
     assert "Traceback" not in first.err
+    assert (first.out + first.err).count("wandb sync ") == 1
+
+
+def test_no_escape_code_is_in_a_file(first, resumed):
+    assert "\x1b" not in first.out + first.err + resumed.out + resumed.err
 
 
 def test_the_bars_show_loss_rate_and_time_left(first):

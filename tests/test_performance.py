@@ -327,6 +327,46 @@ def test_the_summary(fit, clock, monkeypatch):
     assert len(run.summary) == 10
 
 
+class Own(Callback):
+    """Metrics of one's own: of epochs, of steps, of both, and what a monitor of Lightning's leaves."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pl_module.log("own/step", float(batch_idx))
+        pl_module.log("own/both", float(batch_idx), on_step=True, on_epoch=True)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.log("val/accuracy", [0.5, 0.9, 0.7][trainer.current_epoch])
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        for name in self.names:
+            pl_module.log(name, [3.0, math.nan, 2.0][trainer.current_epoch])
+        trainer.callback_metrics["lr-AdamW"] = torch.tensor(0.1)
+
+
+def test_metrics_of_ones_own_are_in_the_summary(fit):
+    run = fit(Own("test/mine"), max_epochs=3)
+    table = [line.split() for line in run.summary[-4:]]
+    assert table == [
+        ["metric", "lowest", "highest", "last"],
+        ["own/both_epoch", "1", "1", "1"],  # of the batches 0, 1, 2
+        ["test/mine", "2", "3", "2"],
+        ["val/accuracy", "0.5", "0.9", "0.7"],
+    ]
+
+
+def test_more_metrics_than_a_screen_has_are_counted(fit):
+    run = fit(Own(*(f"many/{n:02}" for n in range(40))), max_epochs=3)
+    first = next(place for place, line in enumerate(run.summary) if "lowest" in line)
+    names = [line.split()[0] for line in run.summary[first + 1 : -1]]
+    assert names == [f"many/{n:02}" for n in range(performance.MOST_OTHERS)]
+    assert run.summary[-1].strip() == f"{42 - performance.MOST_OTHERS} more in metrics.csv"  # with those of Own
+    assert len(run.summary) + 7 <= 24  # with the lines that say what to do next
+    assert {f"many/{n:02}" for n in range(40)} < set().union(*run.log.values())
+
+
 def test_without_measurements_and_loggers(fit):
     run = fit(logger=False)
     assert run.log == {}

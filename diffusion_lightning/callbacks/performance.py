@@ -18,7 +18,13 @@ from diffusion_lightning.tables import Summary
 PARTS = ("data", "step", "sampling", "evaluation", "checkpoint", "other")
 
 RESULTS = ("fid/", "sliced_wasserstein@", "val/loss", "train/loss_epoch")
-"""How the names begin of the metrics whose best and last values the summary shows."""
+"""How the names begin of the metrics whose best and last values the summary shows; the best is the lowest."""
+
+OF_THE_MACHINE = ("perf/", "time/", "lr-")
+"""How the names begin of what is measured at the machine or set, whoever logs it; the summary shows no value of it."""
+
+MOST_OTHERS = 5
+"""Rows for metrics of other names, so that the summary and what follows it are no more than a screen."""
 
 
 class RunReport(Callback):
@@ -41,6 +47,9 @@ class RunReport(Callback):
     - ``time/other``: what is left.
 
     The parts are those of Lightning's profiling. A profiler of the user's goes on seeing all of it.
+
+    The summary has every metric that was logged for whole epochs, whoever logged it; of names that it does not know,
+    and of which it cannot say whether low or high is good, the lowest and the highest value.
     """
 
     def __init__(self) -> None:
@@ -55,7 +64,8 @@ class RunReport(Callback):
         self._epochs = 0
         self._ended_epoch: int | None = None
         self._epoch_began: dict[str, float] = {}
-        self._results: dict[str, tuple[Tensor, Tensor]] = {}
+        self._results: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # lowest, highest, last
+        self._of_steps: set[str] = set()
         self._summary: Summary | None = None
 
     # ---- the time of each part
@@ -130,6 +140,10 @@ class RunReport(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ended_epoch = trainer.current_epoch
+        for logged in (trainer._results or {}).values():  # type: ignore[attr-defined]
+            if logged.meta.on_step:
+                # of one that is logged for steps and epochs, the epoch's has a name of its own
+                self._of_steps |= {logged.meta.name, f"{logged.meta.name}_step"}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report_epoch(trainer)
@@ -147,9 +161,9 @@ class RunReport(Callback):
         step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # type: ignore[attr-defined]
         _log(trainer, {**metrics, "epoch": self._ended_epoch}, step)
         for name, value in trainer.callback_metrics.items():
-            if name.startswith(RESULTS):
-                best, _ = self._results.get(name, (value, value))
-                self._results[name] = torch.fmin(best, value), value
+            if name not in self._of_steps and not name.startswith(OF_THE_MACHINE):
+                lowest, highest, _ = self._results.get(name, (value, value, value))
+                self._results[name] = torch.fmin(lowest, value), torch.fmax(highest, value), value
         self._epochs += 1
         self._epoch_began, self._ended_epoch = seconds, None
 
@@ -183,15 +197,18 @@ class RunReport(Callback):
                 ["share", *(f"{value / total:.1%}" for value in times.values())],
             ]
         )
-        if self._results:
-            results = sorted(self._results.items())
-            summary.tables.append(
-                [
-                    ["metric", *(name for name, _ in results)],
-                    ["best", *(f"{best.item():.4g}" for _, (best, _) in results)],
-                    ["last", *(f"{last.item():.4g}" for _, (_, last) in results)],
-                ]
-            )
+        known: list[list[str]] = []
+        others: list[list[str]] = []
+        for name, (lowest, highest, last) in sorted(self._results.items()):
+            values = [f"{value.item():.4g}" for value in (lowest, highest, last)]
+            (known if name.startswith(RESULTS) else others).append([name, *values])
+        if known:
+            names, best, _, newest = zip(*known, strict=True)
+            summary.tables.append([["metric", *names], ["best", *best], ["last", *newest]])
+        if others:
+            summary.tables.append([["metric", "lowest", "highest", "last"], *others[:MOST_OTHERS]])
+            if len(others) > MOST_OTHERS:
+                summary.tables[-1].append([f"{len(others) - MOST_OTHERS} more in metrics.csv", "", "", ""])
         return summary
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
 from diffusion_lightning.progress import use_standard_error
@@ -61,6 +63,13 @@ class TrainingProgressBar(_RateAndTimeLeft, TQDMProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stderr.isatty() else 50)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Lightning's; in a file not below the training's bar, for to move up again would be an escape code in it."""
+        if sys.stdout.isatty() or self.trainer.state.fn == TrainerFn.VALIDATING:
+            return super().init_validation_tqdm()
+        shown = {"desc": self.validation_description, "bar_format": self.BAR_FORMAT, "file": sys.stdout}
+        return Tqdm(position=0, leave=False, dynamic_ncols=True, disable=self.is_disabled, **shown)
 
 
 class TerminalProgressBar(_RateAndTimeLeft, RichProgressBar):

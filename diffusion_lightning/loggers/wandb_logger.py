@@ -68,6 +68,7 @@ class WandbLogger(loggers.WandbLogger):
         self._has_folder = save_dir is not None
         self._run: RunLogger | None = None
         self._is_continued = False
+        self._way: str | None = None
         self._row: dict[str, Any] = {}
         self._step = 0
         self._first_step = 0
@@ -104,13 +105,23 @@ class WandbLogger(loggers.WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Give the last row."""
+        """Give the last row, and end the run if it is a command's: W&B at the end of a process writes in colours.
+
+        Where it can be seen is then said once: by the command that has succeeded, else here.
+        """
         if self._experiment is not None:
             self._give_row()
         super().finalize(status)
+        if self._experiment is not None and self._run is not None and self._way is None:
+            self._way = self.how_to_look()
+            self._experiment.finish(exit_code=int(status != "success"))
+            if status != "success":
+                rank_zero_info(f"W&B: {self._way}")
 
     def how_to_look(self) -> str:
         """One line: where the run can be seen."""
+        if self._way is not None:
+            return self._way
         run = self.experiment
         if getattr(run, "offline", False):
             return f"wandb sync {shlex.quote(str(Path(run.dir).parent))}   (after wandb login)"
@@ -129,7 +140,7 @@ class WandbLogger(loggers.WandbLogger):
         """Open the run, offline if it cannot be online."""
         import wandb
 
-        own = {**PATIENCE, "git_root": os.getcwd()}
+        own = {**PATIENCE, "git_root": os.getcwd(), "quiet": self._run is not None}
         self._wandb_init["settings"] = {n: value for n, value in own.items() if f"WANDB_{n.upper()}" not in os.environ}
         if "WANDB_SWEEP_ID" in os.environ:  # W&B would warn that it takes them from its agent
             for name in ("project", "entity", "id"):
