@@ -5,32 +5,83 @@ read back by the same library, jsonargparse, against the type annotations of wha
 """
 
 import inspect
+from collections.abc import Collection, Sequence, Set
 from copy import deepcopy
+from decimal import Decimal
+from enum import Enum
 from functools import partial
+from numbers import Integral, Real
+from pathlib import PurePath
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser
 
 
-def describe(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value in Python's own types where it is of a library's: its numbers (NumPy's, tensors of none but one number,
+    ``Decimal``, …) as int, float or bool, the members of an enum as their values, paths as texts; in lists, tuples,
+    dicts and the arguments of a ``functools.partial`` likewise. Anything else is returned as it is.
+
+    What an optimizer or a schedule is given, it writes into its checkpoints, and those hold nothing of other libraries.
+    """
+    if value is None or type(value) in (bool, int, float, str) or inspect.isclass(value):
+        return value
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if callable(getattr(value, "item", None)) and getattr(value, "shape", None) == ():
+        return value.item()
+    if isinstance(value, PurePath | str):
+        return str(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real | Decimal):
+        return float(value)
+    if type(value) in (list, tuple):
+        return type(value)(plain(item) for item in value)
+    if type(value) is dict:
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, partial):
+        return partial(value.func, *map(plain, value.args), **plain(value.keywords))
+    return value
+
+
+def describe(value: Any, name: str = "", by_name: Collection[type] = ()) -> Any:
     """The recipe of an object; plain values are their own recipe, lists and dicts are described item by item.
 
     An object's constructor arguments are read from its attributes of the same names, or of those names with a leading
-    underscore where a method has the name. A class, and a ``functools.partial`` of it, describe as that class.
+    underscore where a method has the name. A class, and a ``functools.partial`` of it, describe as that class. Values
+    of other libraries' types become Python's (:func:`plain`).
+
+    Args:
+        value: what is described.
+        name: of the argument that it is, for messages.
+        by_name: enums whose members are written as their names, as an argument of such a type is read.
 
     Raises:
-        ValueError: if a constructor argument is not kept as an attribute, or there is a function.
+        ValueError: if a constructor argument is not kept as an attribute, or there is what no recipe can hold, such as
+            a function, an array or a set.
     """
+    if isinstance(value, Enum) and isinstance(value, tuple(by_name)):
+        return value.name
+    if isinstance(value, list | tuple):
+        return [describe(item, name, by_name) for item in value]
+    if isinstance(value, dict):
+        return {plain(key): describe(item, name, by_name) for key, item in value.items()}
+    if not isinstance(value, partial):
+        value = plain(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
-    if isinstance(value, dict):
-        return {key: describe(item) for key, item in value.items()}
     if inspect.isclass(value) or isinstance(value, partial) or inspect.isroutine(value):
         return _recipe(*class_behind(value))
-    return _recipe(type(value), {name: _argument(value, name) for name in _parameters(type(value))})
+    cls = type(value)
+    if not (inspect.isfunction(cls.__init__) or (cls.__new__ is object.__new__ and hasattr(value, "__dict__"))):
+        instead = "a list" if hasattr(value, "tolist") or isinstance(value, Set | Sequence) else "a number or a text"
+        raise ValueError(
+            f"{name + '=' if name else ''}{' '.join(repr(value).split()):.60}: is of type {cls.__name__}, which "
+            f"checkpoints cannot hold: give {instead}"
+        )
+    return _recipe(cls, {argument: _argument(value, argument) for argument in _parameters(cls)})
 
 
 def class_behind(maker: Any) -> tuple[type, dict[str, Any]]:
@@ -44,6 +95,8 @@ def class_behind(maker: Any) -> tuple[type, dict[str, Any]]:
     if isinstance(maker, partial):
         # jsonargparse binds the class behind an instantiating function, a user binds the class itself
         made = [item for item in (maker.func, *maker.args) if inspect.isclass(item)]
+        if len(made) == 1 and maker.args and made[0] is maker.func:
+            raise ValueError(f"functools.partial({made[0].__name__}, …): give its arguments by name, not by position")
         if len(made) == 1:
             return made[0], maker.keywords
     name = getattr(maker, "__qualname__", maker)
@@ -93,8 +146,26 @@ def _check_classes(recipe: Any) -> None:
 def _recipe(cls: type, arguments: dict[str, Any]) -> dict[str, Any]:
     return {
         "class_path": f"{cls.__module__}.{cls.__qualname__}",
-        "init_args": {name: describe(item) for name, item in arguments.items()},
+        "init_args": {name: describe(item, name, _enums(cls, name)) for name, item in arguments.items()},
     }
+
+
+def _enums(cls: type, name: str) -> list[type]:
+    """The enums in the annotation of a constructor's argument."""
+    for base in inspect.getmro(cls):
+        try:
+            hints = get_type_hints(vars(base).get("__init__"))
+        except (NameError, TypeError):  # of types that only a type checker knows, or there is no such constructor
+            continue
+        if name in hints:
+            found, left = [], [hints[name]]
+            while left:
+                hint = left.pop()
+                left += get_args(hint)
+                if inspect.isclass(hint) and issubclass(hint, Enum):
+                    found.append(hint)
+            return found
+    return []
 
 
 def _parameters(cls: type) -> list[str]:

@@ -1,6 +1,12 @@
+import io
+from decimal import Decimal
+from enum import Enum, IntEnum
+from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,7 +26,7 @@ from diffusion_lightning import (
     ScoreNet,
     UNet,
 )
-from diffusion_lightning.recipe import build, describe
+from diffusion_lightning.recipe import build, describe, plain
 
 
 class Base:
@@ -82,6 +88,94 @@ def test_objects_nest():
 def test_an_argument_that_a_method_hides_is_read_with_an_underscore():
     assert describe(PowerVESDE(sigma=7.0))["init_args"] == {"sigma": 7.0}
     assert build(PowerVESDE, {"sigma": 7.0})._sigma == 7.0
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+class Word(str, Enum):
+    COSINE = "cos"
+
+
+OF_LIBRARIES = [
+    (np.float64(1e-3), 1e-3),
+    (np.float32(0.5), 0.5),
+    (np.int64(3), 3),
+    (np.bool_(True), True),
+    (np.str_("cos"), "cos"),
+    (np.array(0.25), 0.25),
+    (torch.tensor(0.25, requires_grad=True), 0.25),
+    (torch.tensor(7), 7),
+    (Decimal("0.5"), 0.5),
+    (Fraction(1, 4), 0.25),
+    (Colour.RED, "red"),
+    (Level.HIGH, 3),
+    (Word.COSINE, "cos"),
+    (Path("a/b"), "a/b"),
+    ((np.float64(0.9), Level.HIGH), [0.9, 3]),
+    ({np.int64(1): {"a": [np.float32(0.5)]}}, {1: {"a": [0.5]}}),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), OF_LIBRARIES, ids=lambda value: type(value).__name__)
+def test_numbers_of_other_libraries_become_numbers_and_enums_their_values(value, expected):
+    """Exactly these types: a checkpoint with any other is refused when it is read."""
+    recipe = describe(value)
+    assert recipe == expected
+    file = io.BytesIO()
+    torch.save({"recipe": recipe, "plain": plain(value)}, file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True)["recipe"] == expected
+
+
+def test_what_an_optimizer_is_given_is_plain_before_it_gets_it():
+    made = plain(partial(torch.optim.AdamW, lr=np.float64(1e-3), betas=(np.float32(0.5), Fraction(3, 4))))
+    assert made.func is torch.optim.AdamW
+    assert made.keywords == {"lr": 1e-3, "betas": (0.5, 0.75)}
+    assert [type(value) for value in (made.keywords["lr"], *made.keywords["betas"])] == [float] * 3
+    assert plain(torch.optim.AdamW) is torch.optim.AdamW
+
+
+class Painted:
+    def __init__(self, colour: Colour, others: list[Colour] | None = None, name: str = "", path: Path = Path()) -> None:
+        self.colour, self.others, self.name, self.path = colour, others, name, path
+
+
+def test_an_argument_whose_type_is_an_enum_gets_its_member_back():
+    painted = Painted(Colour.RED, [Colour.RED], Word.COSINE, Path("a"))
+    recipe = describe(painted)["init_args"]
+    assert recipe == {"colour": "RED", "others": ["RED"], "name": "cos", "path": "a"}
+    again = build(Painted, recipe)
+    assert (again.colour, again.others, again.name, again.path) == (Colour.RED, [Colour.RED], "cos", Path("a"))
+
+
+UNWRITABLE = {
+    "array": (np.ones(2), r"array\(\[1., 1.\]\): is of type ndarray, which checkpoints cannot hold: give a list"),
+    "tensor": (torch.ones(2), r"tensor\(\[1., 1.\]\): is of type Tensor, which checkpoints cannot hold: give a list"),
+    "set": ({1}, r"\{1\}: is of type set, which checkpoints cannot hold: give a list"),
+    "range": (range(3), r"range\(0, 3\): is of type range, which checkpoints cannot hold: give a list"),
+    "complex": (1j, r"1j: is of type complex, which checkpoints cannot hold: give a number or a text"),
+    "dtype": (
+        torch.float32,
+        r"torch.float32: is of type dtype, which checkpoints cannot hold: give a number",
+    ),
+    "date": (np.datetime64("2020-01-01"), r"is of type date, which checkpoints cannot hold"),
+    "object": (object(), r"is of type object, which checkpoints cannot hold"),
+    "argument": (partial(torch.optim.AdamW, betas=np.ones(2)), r"^betas=.*: is of type ndarray"),
+    "by position": (partial(torch.optim.AdamW, 0.1), r"partial\(AdamW, …\): give its arguments by name"),
+}
+
+
+@pytest.mark.parametrize("what", UNWRITABLE)
+def test_what_no_recipe_can_hold_is_refused_with_what_would_be_right(what):
+    value, message = UNWRITABLE[what]
+    with pytest.raises(ValueError, match=message):
+        describe(value)
 
 
 OBJECTS = [
