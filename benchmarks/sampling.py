@@ -38,10 +38,11 @@ def candidates() -> dict[str, Sampler]:
 def tradeoff(path: Path, root: str, num: int) -> list[dict[str, Any]]:
     """FID and seconds of each of the samplers, from the same starts."""
     module, rows = ScoreModule.load_from_checkpoint(path), []
+    labels = module.labels_in_shares(num)
     for name, sampler in tqdm(candidates().items(), desc="samplers", unit="sampler"):
         began = time.perf_counter()
         with AutoPrecision().forward_context():
-            samples = module.sample(sampler, num, generator=torch.Generator().manual_seed(0), batch_size=250)
+            samples = module.sample(sampler, num, labels, torch.Generator().manual_seed(0), batch_size=250)
         seconds = time.perf_counter() - began
         rows.append({"sampler": name, "nfe": sampler.nfe, "seconds": seconds, "fid": fid(root, to_uint8(samples))})
     return rows

@@ -182,9 +182,10 @@ class _Subject:
         fits = self.data is not None and self.data.num_classes == module.network.num_classes
         if fits and (is_given or module.class_counts is None):
             assert self.data is not None
+            self.data.prepare_data()
             name = type(self.data).__name__
             return module.labels_in_shares(num, self.data.class_counts()), f"in the shares of {name}"
-        if module.class_counts is None and not self.options.quiet:
+        if module.class_counts is None:
             rank_zero_warn(
                 f"{self.options.ckpt_path} does not say how often its training data have each class: the samples' "
                 "classes come in turn; give --data to draw them in the shares of that data"

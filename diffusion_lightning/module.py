@@ -497,7 +497,9 @@ class ScoreModule(LightningModule):
         return "in turn" if self.class_counts is None else "in the training data's shares"
 
     def labels_in_shares(self, total: int, counts: Sequence[int] | None = None) -> Tensor | None:
-        """The classes of ``total`` samples that are to be compared with data, by :func:`in_shares`; None without any.
+        """The classes of ``total`` samples that are to be compared with data; None for a network without classes.
+
+        Each has its share of the data (:func:`~diffusion_lightning.data.shares.in_shares`).
 
         Args:
             total: how many samples.

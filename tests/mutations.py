@@ -737,6 +737,70 @@ MUTATIONS = [
         "id=id or secrets.token_hex(4)",
         "tests/test_loggers.py::test_an_agent_of_a_sweep_says_which_run_it_is",
     ),
+    # ---- figures that are of something else than is said
+    Mutation(
+        "a likelihood of the first held-out examples",
+        "likelihood_command.py",
+        "held_out[draw_some(num, available, seed).tolist()]",
+        "held_out[list(range(min(num, available)))]",
+        "tests/test_likelihood_command.py::test_the_examples_are_drawn_from_all_of_them",
+    ),
+    Mutation(
+        "validation reads a sorted set from the front",
+        "data/base.py",
+        'self._loader(self.sets()[1], shuffle="once")',
+        "self._loader(self.sets()[1])",
+        "tests/data/test_data_base.py::test_the_first_held_out_batches_are_a_random_sample",
+    ),
+    Mutation(
+        "FID of classes in turn, whatever their shares",
+        "callbacks/fid.py",
+        "pl_module.labels_in_shares(self.num_samples)",
+        "pl_module.default_labels(torch.arange(self.num_samples))",
+        "tests/test_callbacks.py::test_fid_takes_the_classes_in_the_shares_of_the_data",
+    ),
+    Mutation(
+        "a remainder's sample for the first classes instead of the largest remainders",
+        "data/shares.py",
+        "by_remainder[: total - sum(samples)]",
+        "range(total - sum(samples))",
+        "tests/data/test_shares.py::test_each_class_has_its_share_by_largest_remainder",
+    ),
+    Mutation(
+        "every process draws the grid's first classes",
+        "callbacks/sample_grid.py",
+        "first = trainer.global_rank * count",
+        "first = 0",
+        "tests/test_callbacks.py::test_the_processes_share_the_classes_of_a_grid",
+    ),
+    Mutation(
+        "a sample that is not finite is a black picture",
+        "images.py",
+        "broken = ~x.isfinite()",
+        "broken = x.isnan() & x.isfinite()",
+        "tests/test_images.py::test_an_image_that_is_not_finite_is_a_tile_with_a_cross",
+    ),
+    Mutation(
+        "a FID of samples that are not finite",
+        "callbacks/fid.py",
+        "value = math.nan",
+        "pass",
+        "tests/test_callbacks.py::test_fid_of_a_sample_that_is_not_finite_is_nan",
+    ),
+    Mutation(
+        "nan is the best until there is a number",
+        "callbacks/checkpoints.py",
+        "if math.isfinite(trainer.callback_metrics[self.monitor]):",
+        "if True:",
+        "tests/test_callbacks.py::test_what_is_no_number_is_never_the_best",
+    ),
+    Mutation(
+        "what is loaded is in training mode",
+        "module.py",
+        "return module.eval()",
+        "return module",
+        "tests/test_module.py::test_what_is_loaded_is_in_evaluation_mode_until_it_is_trained",
+    ),
 ]
 
 

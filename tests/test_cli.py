@@ -25,6 +25,7 @@ from wandb_records import wandb_records
 
 from diffusion_lightning import ScoreModule, cli
 from diffusion_lightning.checkpoint import KEY
+from diffusion_lightning.images import to_uint8
 from diffusion_lightning.usage import UsageError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -431,6 +432,33 @@ def test_sample_uses_the_ema_weights_and_the_checkpoints_sampler(runs, here, tmp
     for weight in (p for p in module.network.parameters() if p.requires_grad):
         weight.data.add_(1)  # its own weights do not matter
     assert torch.equal(module.sample(num=2, generator=torch.Generator().manual_seed(3)), drawn)
+
+
+def test_samples_that_are_not_finite_are_marked_and_told_of(runs, here, tmp_path, capsys, monkeypatch):
+    original = ScoreModule.sample
+
+    def sample(*args, **kwargs):
+        samples = original(*args, **kwargs)
+        samples[1, 0, 0, 0] = torch.nan
+        return samples
+
+    monkeypatch.setattr(ScoreModule, "sample", sample)
+    with pytest.warns(UserWarning, match=r"1 of 3 samples are not finite .*; .*a shows each as a tile with a cross"):
+        cli.main(["sample", "--ckpt_path", runs.last, "--num", "3", "--output", str(tmp_path / "a"), "--quiet"])
+    pictures = [np.asarray(Image.open(tmp_path / "a" / f"{n:06d}.png")) for n in range(3)]
+    cross = to_uint8(torch.full((1, 28, 28), torch.nan))[0].numpy()
+    assert [np.array_equal(picture, cross) for picture in pictures] == [False, True, False]
+
+
+def test_samples_none_of_which_is_finite_are_an_error(runs, here, tmp_path, capsys):
+    (tmp_path / "a.png").write_text("earlier samples")
+    args = ("--sampler", "PredictorCorrector", "--sampler.snr", "1e20", "--sampler.steps", "4")
+    said = failure(
+        capsys, "sample", "--ckpt_path", runs.last, "--num", "3", "--quiet", "--output", str(tmp_path / "a.png"), *args
+    )
+    assert "all 3 samples are not finite (NaN or infinite)" in said
+    assert "a smaller snr): nothing is written" in said
+    assert (tmp_path / "a.png").read_text() == "earlier samples"
 
 
 def test_sample_shows_its_progress(runs, here, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """`lightning evaluate`: the figures are those of the functions it calls, and every mistake is told before the work."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from diffusion_lightning import (
     cli,
     evaluate,
 )
+from diffusion_lightning.checkpoint import KEY
 from diffusion_lightning.evaluate_command import _label
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.metrics.features import DigitFeatures
@@ -147,6 +149,78 @@ def test_everything_about_a_checkpoint_of_a_run(here, capsys):
     assert done.out.split("Everything")[0].strip() in (done.folder / "results.md").read_text()
     with Image.open(done.folder / "neighbours.png") as picture:
         assert picture.size[0] > 300
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[int]:
+    """The classes that samples are drawn of, in order."""
+    classes: list[int] = []
+    original = ScoreModule.sample
+
+    def sample(self, sampler, num, labels, *args, **kwargs):
+        classes.extend(labels.tolist())
+        return original(self, sampler, num, labels, *args, **kwargs)
+
+    monkeypatch.setattr(ScoreModule, "sample", sample)
+    return classes
+
+
+def rewrite(path: Path, counts: list[int] | None) -> None:
+    """Let a checkpoint have learnt of other data; of none, as those of earlier versions."""
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint[KEY]["class_counts"] = counts
+    if counts is None:
+        del checkpoint[KEY]["class_counts"]
+    torch.save(checkpoint, path)
+
+
+def test_classes_are_drawn_in_the_shares_of_the_training_data(here, capsys, drawn):
+    options = ("--num", "20", "--metrics", "[is]", "--reference", "r", "--neighbours", "0")
+    (here / "r").mkdir()
+    path = Path("run/checkpoints/last.ckpt")
+    rewrite(path, [11, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+    found = results(capsys, *options).found
+    assert [drawn.count(digit) for digit in range(10)] == [11] + 9 * [1]
+    assert found["settings"]["classes"] == "in the training data's shares"
+
+    drawn.clear()
+    found = results(capsys, *options[:4], "--data", "EmbeddedMNIST", "--neighbours", "0").found
+    assert drawn == [*range(10)] * 2
+    assert found["settings"]["classes"] == "in the shares of EmbeddedMNIST"
+
+    rewrite(path, None)
+    drawn.clear()
+    found = results(capsys, "--num", "20", "--metrics", "[fid]", "--neighbours", "0").found
+    assert drawn == [*range(10)] * 2
+    assert found["settings"]["classes"] == "in the shares of EmbeddedMNIST"  # the run's, which are read anyway
+
+
+def test_a_checkpoint_that_does_not_know_its_classes_shares_says_so(here, capsys, drawn):
+    rewrite(Path("run/checkpoints/last.ckpt"), None)
+    shutil.move("run/config.yaml", "elsewhere.yaml")
+    args = ["evaluate", *LAST, "--num", "12", "--metrics", "[is]", "--neighbours", "0"]
+    with pytest.warns(UserWarning, match=r"does not say how often .* come in turn; give --data"):
+        cli.main(args)
+    assert drawn == [*range(10), 0, 1]
+    assert "classes=in turn" in capsys.readouterr().out
+
+
+def test_nothing_is_measured_of_samples_that_are_not_finite(here, capsys, monkeypatch):
+    original = ScoreModule.sample
+
+    def sample(*args, **kwargs):
+        samples = original(*args, **kwargs)
+        samples[0] = torch.inf
+        return samples
+
+    monkeypatch.setattr(ScoreModule, "sample", sample)
+    with pytest.warns(UserWarning, match=r"3 of 12 samples are not finite .*; the values of Heun\(steps=2\) are nan"):
+        done = results(capsys, "--num", "12", "--batch_size", "5")
+    assert done.found["not_finite"] == 3
+    names = ("fid", "kid", "kid_std", "is", "precision", "recall")
+    assert set(done.found["metrics"]) == {f"{name}/mnist@12" for name in names}
+    assert all(math.isnan(value) for value in done.found["metrics"].values())
+    assert "| fid/mnist@12       | nan" in done.out
 
 
 def test_results_are_never_overwritten(here, capsys):
