@@ -252,10 +252,14 @@ class DiffusionCLI(LightningCLI):
                 "--run_name, another name, to go on from it in a new run"
             ) from error
         given = [file.parent for file in files if file.name == "config.yaml" and recorded_name(file.parent) is not None]
-        is_elsewhere = bool(given) and not any(place.resolve() == folder.resolve() for place in given)
+        is_elsewhere = bool(given) and all(place.resolve() != folder.resolve() for place in given)
         rank_zero_info(
             f"goes on in {folder} from step {step}, {Path(config.ckpt_path).name}"
-            + (f"; not in {given[0]}, the folder of the config, which that checkpoint is not of" if is_elsewhere else "")
+            + (
+                f"; not in {given[0]}, the folder of the config, which that checkpoint is not of"
+                if is_elsewhere
+                else ""
+            )
         )
         return folder
 
@@ -402,7 +406,9 @@ class DiffusionCLI(LightningCLI):
             if isinstance(logger, WandbLogger) and (way := logger.how_to_look()):
                 lines.append(f"  W&B       {way}")
         if last.is_file():
-            lines.append(f"  sample    lightning sample --ckpt_path {shlex.quote(str(last))} --num 64 --output samples.png")
+            lines.append(
+                f"  sample    lightning sample --ckpt_path {shlex.quote(str(last))} --num 64 --output samples.png"
+            )
             longer = f"--trainer.max_epochs {2 * (self.trainer.current_epoch or 1)}"
             lines.append(f"  resume    {self._resume_command()} {longer}")
         lines.append(f"  report    lightning report {shlex.quote(str(folder))}")

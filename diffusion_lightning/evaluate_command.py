@@ -44,7 +44,14 @@ from diffusion_lightning.recipe import describe
 from diffusion_lightning.run_folder import find_checkpoint, run_of
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.samplers.ode import AdaptiveMethod
-from diffusion_lightning.usage import CKPT_PATH, OneLineParser, UsageError, add_drawing_options, check_seed, load_on_device
+from diffusion_lightning.usage import (
+    CKPT_PATH,
+    OneLineParser,
+    UsageError,
+    add_drawing_options,
+    check_seed,
+    load_on_device,
+)
 
 ROWS, NEAREST = 8, 5
 """Of the picture of neighbours: samples, and real images beside each."""

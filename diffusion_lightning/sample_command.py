@@ -12,7 +12,14 @@ from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.precision import AutoPrecision
 from diffusion_lightning.run_folder import find_checkpoint
 from diffusion_lightning.samplers import Sampler
-from diffusion_lightning.usage import CKPT_PATH, OneLineParser, UsageError, add_drawing_options, check_seed, load_on_device
+from diffusion_lightning.usage import (
+    CKPT_PATH,
+    OneLineParser,
+    UsageError,
+    add_drawing_options,
+    check_seed,
+    load_on_device,
+)
 
 
 def sample_command(args: list[str]) -> None:
