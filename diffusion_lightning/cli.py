@@ -255,11 +255,7 @@ class DiffusionCLI(LightningCLI):
         is_elsewhere = bool(given) and all(place.resolve() != folder.resolve() for place in given)
         rank_zero_info(
             f"goes on in {folder} from step {step}, {Path(config.ckpt_path).name}"
-            + (
-                f"; not in {given[0]}, the folder of the config, which that checkpoint is not of"
-                if is_elsewhere
-                else ""
-            )
+            + (f"; not in {given[0]}, the config's folder, which that checkpoint is not of" if is_elsewhere else "")
         )
         return folder
 

@@ -192,7 +192,7 @@ def test_every_command_takes_a_run_and_last(old_run, tmp_path, monkeypatch, caps
         ("sample", "runs/digits", "--num", "1", "--scale", "3"),
         ("sample", "last", "--num", "1", "--scale", "3"),
         ("likelihood", "runs/digits/version_0", *solver),
-        ("evaluate", "last", "--num", "8", "--metrics", "fid", "--neighbours", "0"),
+        ("evaluate", "last", "--num", "8", "--metrics", "is", "--neighbours", "0"),
         ("export", "last", "--format", "safetensors", "--output", "exported"),
     ):
         caplog.clear()
