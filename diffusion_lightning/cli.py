@@ -279,8 +279,9 @@ class DiffusionCLI(LightningCLI):
         if int(os.environ.get("SLURM_RESTART_COUNT", 0)) == 0:
             return None
         given = [Path(str(path)).parent for path in config.get("config") or []]
-        if config.ckpt_path not in (None, "last") and (own := run_of(config.ckpt_path)) is not None:
-            given.insert(0, own)
+        if config.ckpt_path not in (None, "last"):
+            path = Path(config.ckpt_path)
+            given.insert(0, path if path.is_dir() else run_of(path) or path)
         for folder in [*(g for g in given if _is_named(g, config.run_name)), *self._run_folders(config)]:
             job = folder / SLURM_JOB
             if job.is_file() and job.read_text() == _slurm_job() and any(folder.glob("checkpoints/*.ckpt")):

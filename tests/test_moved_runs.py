@@ -2,12 +2,14 @@
 
 import shlex
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from jsonargparse import Namespace
 from PIL import Image
 from test_cli import QUICKSTART, QUIET, TINY, failure, tree
 
@@ -225,3 +227,30 @@ def test_environment_variables_are_no_options(monkeypatch, capsys):
     monkeypatch.setenv("PL_FIT__TRAINER__MAX_EPOCHS", "7")
     with pytest.warns(UserWarning, match="PL_FIT__TRAINER__MAX_EPOCHS: environment variables are no options here"):
         failure(capsys, "fit", "--config", QUICKSTART, "--run_name", "..")
+
+
+@pytest.mark.parametrize("ckpt_path", [None, "last", "place/myrun", "place/myrun/checkpoints/epoch=0000.ckpt"])
+def test_a_job_that_slurm_has_restarted_goes_on_in_its_moved_run(tmp_path, monkeypatch, ckpt_path):
+    """Not from the checkpoint that it was first started from, and not in a run that another job or name has."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_slurm_job", lambda: "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    run = Path("place/myrun")
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text("run_name: digits\n")
+    (run / "slurm_job").write_text("7")
+    for name in ("last", "epoch=0000"):
+        (run / "checkpoints" / f"{name}.ckpt").touch()
+    config = Namespace(
+        ckpt_path=ckpt_path,
+        run_name="digits",
+        trainer=Namespace(default_root_dir="runs"),
+        config=[f"{run}/config.yaml"],
+    )
+    requeued = partial(cli.DiffusionCLI._requeued_run, cli.DiffusionCLI)
+    assert requeued(config) == run / "config.yaml"
+    config.run_name = "other"
+    assert requeued(config) is None
+    config.run_name = "digits"
+    (run / "slurm_job").write_text("8")
+    assert requeued(config) is None
