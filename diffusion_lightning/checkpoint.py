@@ -92,8 +92,9 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
             "give another checkpoint of the run"
         ) from error
     if not isinstance(checkpoint, dict) or KEY not in checkpoint:
-        what = recognised(path) or "is a file of something else: give a checkpoint of a ScoreModule"
-        raise ValueError(f"ckpt_path={str(path)!r}: {what}")
+        known = recognised(path)
+        hint = f", {known}" if known is not None else ": give a checkpoint of a ScoreModule"
+        raise ValueError(f"ckpt_path={str(path)!r}: is a file of something else{hint}")
     return checkpoint
 
 

@@ -254,14 +254,10 @@ class DiffusionCLI(LightningCLI):
                 "--run_name, another name, to go on from it in a new run"
             ) from error
         given = [file.parent for file in files if file.name == "config.yaml" and recorded_name(file.parent) is not None]
-        is_elsewhere = bool(given) and not any(place.resolve() == folder.resolve() for place in given)
+        is_elsewhere = bool(given) and all(place.resolve() != folder.resolve() for place in given)
         rank_zero_info(
             f"goes on in {folder} from step {step}, {Path(config.ckpt_path).name}"
-            + (
-                f"; not in {given[0]}, the folder of the config, which that checkpoint is not of"
-                if is_elsewhere
-                else ""
-            )
+            + (f"; not in {given[0]}, the config's folder, which that checkpoint is not of" if is_elsewhere else "")
         )
         return folder
 
@@ -285,8 +281,9 @@ class DiffusionCLI(LightningCLI):
         if int(os.environ.get("SLURM_RESTART_COUNT", 0)) == 0:
             return None
         given = [Path(str(path)).parent for path in config.get("config") or []]
-        if config.ckpt_path not in (None, "last") and (own := run_of(config.ckpt_path)) is not None:
-            given.insert(0, own)
+        if config.ckpt_path not in (None, "last"):
+            path = Path(config.ckpt_path)
+            given.insert(0, path if path.is_dir() else run_of(path) or path)
         for folder in [*(g for g in given if _is_named(g, config.run_name)), *self._run_folders(config)]:
             job = folder / SLURM_JOB
             if job.is_file() and job.read_text() == _slurm_job() and any(folder.glob("checkpoints/*.ckpt")):

@@ -100,8 +100,10 @@ def write_picture(picture: Tensor, path: Path, scale: int = 1) -> None:
         scale: the side of the square that each pixel becomes.
     """
     format = FORMATS[path.suffix.lower()]
-    settings: dict[str, Any] = {"jpeg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}.get(format, {})
-    _write_image(picture.repeat_interleave(scale, -1).repeat_interleave(scale, -2), path, format, **settings)
+    of_format: dict[str, dict[str, Any]] = {"jpeg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}
+    _write_image(
+        picture.repeat_interleave(scale, -1).repeat_interleave(scale, -2), path, format, **of_format.get(format, {})
+    )
 
 
 def write_gif(pictures: Sequence[Tensor], path: Path, seconds: Sequence[float]) -> None:

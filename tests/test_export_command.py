@@ -101,6 +101,61 @@ def test_the_line_that_is_told_works(checkpoint, tmp_path, capsys):
         assert (": x (B, 1, 28, 28), t (B,) in [0.002, 80], labels (B,)" in line) == (format in FORMATS[1:3])
 
 
+@pytest.mark.parametrize(("format", "name"), [("onnx", "digits.onnx"), ("torch_export", "my digits.PT2")])
+def test_a_file_where_a_file_is_named(checkpoint, tmp_path, capsys, format, name):
+    """With the record inside; a former file is replaced only if told to."""
+    path, _, (x, t, labels), expected = checkpoint
+    options = ("--ckpt_path", path, "--format", format, "--output", tmp_path / "out" / name)
+    lines = run(capsys, *options).splitlines()
+    output = tmp_path / "out" / name
+    assert list(output.parent.iterdir()) == [output]
+    assert lines[0].startswith("1 file, ")
+    assert lines[0].endswith(f"EMA weights: {output}")
+    assert repr(str(output)) in lines[1]
+    if format == "onnx":
+        session = onnxruntime.InferenceSession(str(output))
+        given = {"x": x.numpy(), "t": t.numpy(), "labels": labels.numpy()}
+        result = torch.from_numpy(session.run(["denoised"], given)[0])
+        record = session.get_modelmeta().custom_metadata_map["config.yaml"]
+    else:
+        inside = {"config.yaml": ""}
+        result = torch.export.load(output, extra_files=inside).module()(x, t, labels)
+        record = inside["config.yaml"]
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
+    assert (yaml.safe_load(record)["num_classes"], yaml.safe_load(record)["times"]) == (10, [0.002, 80])
+
+    output.write_text("mine")
+    assert f"output={str(output)!r}: is there already: give another name, or --overwrite" in error(capsys, *options)
+    assert output.read_text() == "mine"
+    run(capsys, *options, "--overwrite")
+    assert output.stat().st_size > 1000
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_what_comes_out_is_said_and_the_label_for_none(checkpoint, tmp_path, capsys):
+    path, module, (x, t, _), _ = checkpoint
+    for format in FORMATS[:2]:
+        told = run(capsys, "--ckpt_path", path, "--format", format, "--output", tmp_path / format).splitlines()[2]
+        assert told == (
+            "  gives E[x0 | x_t = x] (B, 1, 28, 28), about [-1, 1], of x = α(t)·x0 + σ(t)·noise in float32; "
+            "labels: int64, 0 to 9, and 10 for none"
+        )
+    with torch.no_grad(), module.ema_weights():
+        none = module.denoiser.denoise(x, t)
+    program = torch.export.load(tmp_path / "torch_export" / "denoiser.pt2").module()
+    torch.testing.assert_close(program(x, t, torch.full((5,), 10)), none, rtol=0, atol=1e-5)
+
+
+def test_weights_that_need_a_file_beside_the_model(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("diffusion_lightning.export.onnx_model.LARGEST_FILE", 0)
+    options = ("--ckpt_path", checkpoint[0], "--format", "onnx", "--output")
+    line = error(capsys, *options, tmp_path / "x.onnx")
+    assert "x.onnx': is too large for one file, denoiser.onnx.data lies beside it: give a folder" in line
+    assert {path.name for path in tmp_path.iterdir()} == {"x.ckpt"}
+    run(capsys, *options, tmp_path / "x")
+    assert (tmp_path / "x" / "denoiser.onnx.data").is_file()
+
+
 def test_points_and_modules_without_a_shape(tmp_path, make_trainer, make_module, capsys):
     module = make_module(network=MLP(), shape=None)
     trainer = module.trainer = make_trainer()
@@ -153,6 +208,15 @@ def test_a_failure_leaves_nothing(checkpoint, tmp_path, capsys, monkeypatch):
         (("--format", "onnx", "--ouput", "out"), "did you mean --output?"),
         (("--format", "onnx", "--output", "file.txt"), "output='file.txt': is a file: give a folder"),
         (
+            ("--format", "onnx", "--output", "out.pt2"),
+            "output='out.pt2': --format onnx is a file with the suffix .onnx or a folder, such as --output out",
+        ),
+        (
+            ("--format", "safetensors", "--output", "my out.safetensors"),
+            "--format safetensors is a folder, such as --output 'my out'",
+        ),
+        (("--format", "onnx", "--output", "folder.onnx"), "output='folder.onnx': is a folder: give another name"),
+        (
             ("--format", "onnx", "--output", "out", "--ckpt_path", "no.ckpt"),
             "ckpt_path='no.ckpt': there is no such file",
         ),
@@ -161,6 +225,7 @@ def test_a_failure_leaves_nothing(checkpoint, tmp_path, capsys, monkeypatch):
 def test_a_mistake_is_one_clear_line(checkpoint, tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file.txt").write_text("")
+    (tmp_path / "folder.onnx").mkdir()
     line = error(capsys, "--ckpt_path", checkpoint[0], *options)
     assert line.startswith("lightning: error: ")
     assert message in line

@@ -58,4 +58,7 @@ def test_it_is_typed():
 
 def test_both_commands_are_the_same_function():
     scripts = {script.name: script.value for script in distribution("diffusion-lightning").entry_points}
-    assert scripts == dict.fromkeys(("lightning", "diffusion-lightning"), "diffusion_lightning.cli:main")
+    assert scripts.keys() == {"lightning", "diffusion-lightning"}
+    assert len(set(scripts.values())) == 1
+    written = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert written.count(' = "diffusion_lightning.__main__:main"') == 2

@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 
 from diffusion_lightning import MNIST, EmbeddedMNIST, ImageFolder, Points
-from diffusion_lightning.real_images import data_of_run, image_data, images_of_data, images_of_folder, run_of
+from diffusion_lightning.real_images import data_of_run, image_data, images_of_data, images_of_folder
 from diffusion_lightning.usage import UsageError
 
 
@@ -20,13 +20,6 @@ def folder(tmp_path):
         pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) + 50 * index
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pictures" / name)
     return tmp_path / "pictures"
-
-
-def test_the_run_of_a_checkpoint(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    assert run_of(str(tmp_path / "checkpoints" / "last.ckpt")) is None
-    (tmp_path / "config.yaml").write_text("")
-    assert run_of(str(tmp_path / "checkpoints" / "last.ckpt")) == tmp_path
 
 
 def test_data_are_rebuilt_from_a_runs_config(tmp_path, folder):

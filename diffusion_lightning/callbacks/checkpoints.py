@@ -208,9 +208,11 @@ def _moved(state: dict[str, Any], folder: str, mode: str) -> dict[str, Any]:
     """A ModelCheckpoint's state after its files have come to ``folder``."""
 
     def here(path: str) -> str:
+        if not path:
+            return ""
         inside = os.path.relpath(path, state["dirpath"])
         place = os.path.join(folder, os.path.basename(path) if inside.startswith("..") else inside)
-        return place if path and os.path.exists(place) else ""
+        return place if os.path.exists(place) else ""
 
     kept = {here(path): score for path, score in state.get("best_k_models", {}).items() if here(path)}
     ranked = sorted(kept, key=lambda path: float(kept[path]), reverse=mode == "max")

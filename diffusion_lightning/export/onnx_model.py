@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.export.program import check_function, export_program
+from diffusion_lightning.export.record import NAME
 
 try:
     import onnxruntime
@@ -25,26 +26,23 @@ LARGEST_FILE = 2**31 - 2**20
 """Bytes of weights that one file may hold; those of larger models lie beside it, in ``denoiser.onnx.data``."""
 
 
-def save_onnx(denoiser: Denoiser, folder: Path, *, shape: Sequence[int]) -> None:
+def save_onnx(denoiser: Denoiser, folder: Path, *, shape: Sequence[int], record: str | None = None) -> None:
     """Write ``denoiser.onnx``, and compare what ONNX Runtime computes from it with the denoiser.
 
     Its inputs are ``x`` ``(batch, *shape)`` and ``t`` ``(batch,)`` in float32 and, for a network with classes,
     ``labels`` ``(batch,)`` in int64; its output is ``denoised``, E[x0 | x_t = x]. Otherwise as
-    :func:`diffusion_lightning.export.program.save_program`.
+    :func:`diffusion_lightning.export.program.save_program`; the ``record`` is in the model's metadata.
 
     Raises:
         ValueError: if the model computes something else.
     """
     program = export_program(denoiser, shape)
     size = sum(weight.nbytes for weight in (*denoiser.parameters(), *denoiser.buffers()))
-    torch.onnx.export(
-        program,
-        f=str(folder / FILE),
-        dynamo=True,
-        output_names=["denoised"],
-        external_data=size > LARGEST_FILE,
-        verbose=False,
-    )
+    model = torch.onnx.export(program, dynamo=True, output_names=["denoised"], verbose=False)
+    assert model is not None
+    if record is not None:
+        model.model.metadata_props[NAME] = record
+    model.save(str(folder / FILE), external_data=size > LARGEST_FILE)
     session = onnxruntime.InferenceSession(str(folder / FILE), providers=["CPUExecutionProvider"])
     names = [argument.name for argument in session.get_inputs()]
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
 from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.export.record import NAME
 from diffusion_lightning.networks import DiffusersUNet
 
 FILE = "denoiser.pt2"
@@ -36,18 +37,20 @@ class _DenoiseLabelled(_Denoise):
         return self.denoiser.denoise(x, t, labels=labels)
 
 
-def save_program(denoiser: Denoiser, folder: Path, *, shape: Sequence[int]) -> None:
+def save_program(denoiser: Denoiser, folder: Path, *, shape: Sequence[int], record: str | None = None) -> None:
     """Write ``denoiser.pt2``, and compare what it computes with the denoiser.
 
     ``torch.export.load("denoiser.pt2").module()(x, t[, labels])`` gives E[x0 | x_t = x] with torch alone: ``x``
     ``(B, *shape)`` and ``t`` ``(B,)`` in float32, ``labels`` ``(B,)`` in int64, any B; of a
     :class:`~diffusion_lightning.DiffusersUNet` B up to 63. For a network with classes the labels must be given; the
-    number of classes, as a label, is the null class of those networks that have one. Times are not checked.
+    number of classes, as a label, is the null class of those networks that have one. Times are not checked. The file
+    holds the ``record``, too, as its extra file ``config.yaml``.
 
     Raises:
         ValueError: if the program computes something else.
     """
-    torch.export.save(export_program(denoiser, shape), folder / FILE)
+    extra = {NAME: record} if record is not None else None
+    torch.export.save(export_program(denoiser, shape), folder / FILE, extra_files=extra)
     check_function(torch.export.load(folder / FILE).module(), denoiser, shape, TOLERANCE)
 
 

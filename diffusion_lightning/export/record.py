@@ -20,14 +20,18 @@ KEY = "diffusion_lightning"
 def write_record(
     folder: Path, format: str, denoiser: Denoiser, sampler: Sampler | None, shape: Sequence[int] | None
 ) -> None:
-    """Write the record of an export.
+    """Write ``config.yaml``; see :func:`record_text`."""
+    (folder / NAME).write_text(record_text(format, denoiser, sampler, shape), encoding="utf-8")
+
+
+def record_text(format: str, denoiser: Denoiser, sampler: Sampler | None, shape: Sequence[int] | None) -> str:
+    """The record of an export, as YAML.
 
     It holds the recipes (see :mod:`diffusion_lightning.recipe`) of the denoiser's network, SDE and parameterization and
     of the sampler, the shape of one example, the number of classes, and the range [t_min, T] of times.
 
     Args:
-        folder: where.
-        format: the name of what else is written there.
+        format: the name of what is written.
         denoiser: a :class:`Denoiser` itself.
         sampler: which draws samples by default.
         shape: of one example, ``(C, H, W)`` or ``(D,)``; None if it is not known.
@@ -41,7 +45,7 @@ def write_record(
         "num_classes": getattr(denoiser.network, "num_classes", None),
         "times": [denoiser.sde.t_min, denoiser.sde.T],
     }
-    (folder / NAME).write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
 
 
 def recipe_of(denoiser: Denoiser) -> dict[str, Any]:
