@@ -179,6 +179,8 @@ def explain(message: str, options: list[str] | None = None) -> str:
         got = f". Got value: {value}" if plain and "Got value" not in reasons else ""
         # null and a file that holds the value are alternatives that were not meant
         kept = [r for r in reasons.split(" - ") if not r.startswith(("Expected a NoneType", "Expected a path"))]
+        # where a class was meant, no other kind of value was
+        kept = [r for r in kept if r.startswith("Problem with given class_path")] or kept
         text = text[: union.start()] + " or ".join(dict.fromkeys(kept)) + got
     text = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: (- |or )?", "", text)
     # what every class and function could be given as is in the manual
