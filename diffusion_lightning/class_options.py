@@ -1,5 +1,6 @@
 """Options whose values are classes: which class a short name means, and what it keeps of the class before it."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -97,11 +98,9 @@ class ClassOptions:
         for path, (new, old, arguments) in {**earlier, **changed}.items():
             if path in now and now[path].class_path == new:
                 left = _arguments(now[path])
+                users = {name for name in left if f"{path}.{name}" in given | self._on_command_line}
                 same = {name: left[name] for name, value in arguments.items() if name in left and left[name] == value}
-                kept = {
-                    name: value for name, value in same.items() if f"{path}.{name}" not in given | self._on_command_line
-                }
-                self._kept[path] = new, old, kept
+                self._kept[path] = new, old, {name: value for name, value in same.items() if name not in users}
 
 
 def _ours_first(resolve: Callable[[Any, str], str]) -> Callable[[Any, str], str]:
@@ -152,8 +151,9 @@ def _given(value: Any) -> Iterator[str]:
 
 
 def _defaults(class_path: str) -> Namespace:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(_typehints.import_object(class_path), fail_untyped=False)
+    parser, made_by = ArgumentParser(exit_on_error=False), _typehints.import_object(class_path)
+    add = parser.add_class_arguments if inspect.isclass(made_by) else parser.add_function_arguments
+    add(made_by, fail_untyped=False)
     return parser.get_defaults()
 
 

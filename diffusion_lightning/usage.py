@@ -152,8 +152,9 @@ def check_run(config: Namespace) -> None:
     for option in ("optimizer", "lr_scheduler"):
         made_by = config.model[option]
         # jsonargparse would call a function that is named here, with whatever arguments the config gives it
-        if made_by is not None and not inspect.isclass(pkgutil.resolve_name(made_by.class_path)):
-            raise UsageError(f"model.{option}: {made_by.class_path} is a function: give a class")
+        path = made_by.class_path if isinstance(made_by, Namespace) else made_by and made_by.__qualname__
+        if made_by is not None and (callable(made_by) or not inspect.isclass(pkgutil.resolve_name(path))):
+            raise UsageError(f"model.{option}: {path} is a function: give a class")
 
 
 def explain(message: str, options: list[str] | None = None) -> str:
