@@ -1,5 +1,6 @@
 """Options whose values are classes: which class a short name means, and what it keeps of the class before it."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -18,8 +19,8 @@ class ClassOptions:
 
     - A short name of this package's is its class wherever the option can take that, whoever else has the name.
     - Another class of an option keeps the former one's arguments of the same names, which is jsonargparse's way to lay
-      a config over another one; :meth:`notes` says which. But one that merely stands where another one stood in a
-      list that is given anew keeps nothing.
+      a config over another one; :meth:`notes` says which.
+    - A list is given anew: no class in it keeps what one of the former list had that stood in its place.
     """
 
     _is_watching = False
@@ -43,8 +44,8 @@ class ClassOptions:
             if inside or cfg is None:  # of a class inside the one that is read
                 return check(action, value, append=append, cfg=cfg, mode=mode)
             former = cfg.get(action.dest)
-            if isinstance(former, list) and isinstance(value, list) and not append:
-                cfg = Namespace({action.dest: [_same_class(*pair) for pair in zip(former, value, strict=False)]})
+            if isinstance(_loaded(value), list) and not append:
+                former, cfg = None, Namespace({action.dest: None})
             inside = True
             try:
                 result = check(action, value, append=append, cfg=cfg, mode=mode)
@@ -72,8 +73,8 @@ class ClassOptions:
             told = {name: value for name, value in arguments.items() if _plain(value) != _plain(defaults.get(name))}
             if told:
                 kept = ", ".join(f"{name}={_plain(value)}" for name, value in told.items())
-                to_set = "in the config" if "[" in option else "by " + ", ".join(f"--{option}.{name}" for name in told)
-                lines.append(f"--{option} {new} keeps {kept} of {former}; to be set {to_set}")
+                to_set = ", ".join(f"--{option}.{name}" for name in told)
+                lines.append(f"--{option} {new} keeps {kept} of {former}; to be set by {to_set}")
         return lines
 
     def _note(self, option: str, former: Any, value: Any, result: Any) -> None:
@@ -97,11 +98,9 @@ class ClassOptions:
         for path, (new, old, arguments) in {**earlier, **changed}.items():
             if path in now and now[path].class_path == new:
                 left = _arguments(now[path])
+                users = {name for name in left if f"{path}.{name}" in given | self._on_command_line}
                 same = {name: left[name] for name, value in arguments.items() if name in left and left[name] == value}
-                kept = {
-                    name: value for name, value in same.items() if f"{path}.{name}" not in given | self._on_command_line
-                }
-                self._kept[path] = new, old, kept
+                self._kept[path] = new, old, {name: value for name, value in same.items() if name not in users}
 
 
 def _ours_first(resolve: Callable[[Any, str], str]) -> Callable[[Any, str], str]:
@@ -121,21 +120,14 @@ def _is_spec(value: Any) -> bool:
     return isinstance(value, Namespace) and "class_path" in value
 
 
-def _same_class(former: Any, value: Any) -> Any:
-    """The former value if the new one is of its class, else nothing."""
-    paths = [spec if isinstance(spec, str) else (spec or {}).get("class_path") or "" for spec in (former, value)]
-    return former if paths[0].rpartition(".")[2] == paths[1].rpartition(".")[2] else None
-
-
 def _arguments(spec: Namespace) -> dict[str, Any]:
     return vars(spec.get("init_args") or Namespace())
 
 
 def _specs(path: str, value: Any) -> Iterator[tuple[str, Namespace]]:
-    """The classes in a value of an option, by their paths: its own, and those of arguments and of items of lists."""
+    """The classes in a value by their options: its own and those of arguments; of a list those of the last one."""
     if isinstance(value, list):
-        for place, item in enumerate(value):
-            yield from _specs(f"{path}[{place}]", item)
+        yield from _specs(path, value[-1] if value else None)
     elif _is_spec(value):
         yield path, value
         for name, inner in _arguments(value).items():
@@ -146,24 +138,22 @@ def _loaded(value: Any) -> Any:
     """What a text of YAML or JSON says."""
     try:
         return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError):  # the latter of dates that are none, and the like
         return None
 
 
 def _given(value: Any) -> Iterator[str]:
     """The paths of the arguments that a value of a class gives, such as ``.times.stratified``."""
-    if isinstance(value, list):
-        for place, item in enumerate(value):
-            yield from (f"[{place}]{path}" for path in _given(item))
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         for name, inner in (value.get("init_args") or {}).items():
             yield f".{name}"
             yield from (f".{name}{path}" for path in _given(inner))
 
 
 def _defaults(class_path: str) -> Namespace:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(_typehints.import_object(class_path), fail_untyped=False)
+    parser, made_by = ArgumentParser(exit_on_error=False), _typehints.import_object(class_path)
+    add = parser.add_class_arguments if inspect.isclass(made_by) else parser.add_function_arguments
+    add(made_by, fail_untyped=False)
     return parser.get_defaults()
 
 

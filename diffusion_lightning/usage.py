@@ -186,8 +186,9 @@ def check_run(config: Namespace) -> None:
     for option in ("optimizer", "lr_scheduler"):
         made_by = config.model[option]
         # jsonargparse would call a function that is named here, with whatever arguments the config gives it
-        if made_by is not None and not inspect.isclass(pkgutil.resolve_name(made_by.class_path)):
-            raise UsageError(f"model.{option}: {made_by.class_path} is a function: give a class")
+        path = made_by.class_path if isinstance(made_by, Namespace) else made_by and made_by.__qualname__
+        if made_by is not None and (callable(made_by) or not inspect.isclass(pkgutil.resolve_name(path))):
+            raise UsageError(f"model.{option}: {path} is a function: give a class")
 
 
 def explain(message: str, options: list[str] | None = None) -> str:
@@ -213,6 +214,8 @@ def explain(message: str, options: list[str] | None = None) -> str:
         got = f". Got value: {value}" if plain and "Got value" not in reasons else ""
         # null and a file that holds the value are alternatives that were not meant
         kept = [r for r in reasons.split(" - ") if not r.startswith(("Expected a NoneType", "Expected a path"))]
+        # where a class was meant, no other kind of value was
+        kept = [r for r in kept if r.startswith("Problem with given class_path")] or kept
         text = text[: union.start()] + " or ".join(dict.fromkeys(kept)) + got
     text = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: (- |or )?", "", text)
     a_list = r"Expected an? (?:list|tuple|collections\.abc\.\w+)\. Got value: ([^\s\[{]+)"

@@ -1,6 +1,7 @@
 """Class options: a name of ours wins, and what another class keeps of the former one's arguments is said."""
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,7 @@ def test_what_another_class_keeps_is_one_line(resolved, config, args, line):
         ("--trainer.callbacks+=SampleGrid",),
         ("--trainer.logger", "TensorBoardLogger"),
         ("--model.optimizer", "torch.optim.AdamW", "--model.optimizer", "null"),
+        ("--run_name", "2026-13-45"),  # which YAML would take for a date
     ],
 )
 def test_nothing_is_said_where_nothing_is_kept(resolved, args):
@@ -168,26 +170,29 @@ def test_a_later_config_keeps_too_and_the_kept_is_of_the_class_that_lasts(resolv
 
 def test_a_class_in_a_list_keeps_nothing_of_the_one_that_had_its_place(resolved):
     """FIDCallback's 10,000 samples would be as many rows of pictures."""
-    config, lines = resolved("cifar10", "--config", str(CONFIGS / "overlays" / "without_fid.yaml"))
-    grid, denoising = config["trainer"]["callbacks"]
-    assert grid["init_args"]["every_n_epochs"] == 16  # the same class: laid over
-    assert denoising["class_path"] == "diffusion_lightning.DenoisingProcess"
-    assert (denoising["init_args"]["num_samples"], denoising["init_args"]["every_n_epochs"]) == (6, 1)
-    assert lines == []
+    without_fid = CONFIGS / "overlays" / "without_fid.yaml"
+    text = json.dumps(yaml.safe_load(without_fid.read_text())["trainer"]["callbacks"])
+    for args in (("--config", str(without_fid)), ("--trainer.callbacks", text)):
+        config, lines = resolved("cifar10", *args)
+        grid, denoising = config["trainer"]["callbacks"]
+        assert (grid["init_args"]["num_samples"], grid["init_args"]["every_n_epochs"]) == (64, 1)
+        assert denoising["class_path"] == "diffusion_lightning.DenoisingProcess"
+        assert (denoising["init_args"]["num_samples"], denoising["init_args"]["every_n_epochs"]) == (6, 1)
+        assert lines == []
 
 
-def test_a_class_inside_a_class_in_a_list_is_told_of(resolved, tmp_path):
-    overlay = tmp_path / "overlay.yaml"
-    grids = [{"class_path": "SampleGrid", "init_args": {"sampler": {"class_path": "Heun"}}}] * 3
-    overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": grids}}))
-    _, lines = resolved("mnist_score_net", "--config", str(overlay))
-    heun = "diffusion_lightning.Heun keeps"
+def test_a_class_inside_the_last_one_of_a_list_is_told_of(resolved):
+    config, lines = resolved("mnist_score_net", "--trainer.callbacks.sampler", "Heun")
     assert lines == [
-        f"lightning: --trainer.callbacks[1].sampler {heun} steps=500, t_min=0.001 of "
-        "diffusion_lightning.EulerMaruyama; to be set in the config",
-        f"lightning: --trainer.callbacks[2].sampler {heun} t_min=0.001 of "
-        "diffusion_lightning.ProbabilityFlowODE; to be set in the config",
+        "lightning: --trainer.callbacks.sampler diffusion_lightning.Heun keeps t_min=0.001 of "
+        "diffusion_lightning.ProbabilityFlowODE; to be set by --trainer.callbacks.sampler.t_min"
     ]
+    assert [grid["init_args"]["every_n_epochs"] for grid in config["trainer"]["callbacks"]] == [10, 10, 10]
+    config, lines = resolved(
+        "mnist_score_net", "--trainer.callbacks.sampler=Heun", "--trainer.callbacks.sampler.t_min=0.1"
+    )
+    assert lines == []
+    assert config["trainer"]["callbacks"][-1]["init_args"]["sampler"]["init_args"]["t_min"] == 0.1
 
 
 def test_only_the_first_process_says_it(resolved, monkeypatch):

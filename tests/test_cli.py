@@ -631,6 +631,10 @@ def failure(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 FIT = ("fit", "--config", QUICKSTART, "--config", "tiny.yaml", "--config", "quiet.yaml")
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
+    "function for a class": (
+        (*FIT, "--model.optimizer", "timm.optim.create_optimizer_v2"),
+        "model.optimizer: create_optimizer_v2 is a function: give a class",
+    ),
     "misspelt command": (("fitt",), "'fitt' is no command (did you mean fit?): must be one of fit, "),
     "misspelt command of ours": (("smaple", "--num", "3"), "'smaple' is no command (did you mean sample?)"),
     "unknown option": ((*FIT, "--nonsense", "3"), "unknown option --nonsense"),

@@ -1,4 +1,6 @@
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +212,36 @@ def test_a_cifar10_recipe_takes_its_steps_and_goes_on(tmp_path, monkeypatch, nam
     checkpoint = load_checkpoint(tmp_path / "runs" / name / "version_0" / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] == 3
     assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())
+
+
+OF_EXTRAS = {"TensorBoardLogger": ("tensorboard", "tensorboardX"), "DiffusersUNet": ("diffusers",)}
+"""Classes and what they import that the package does not depend on."""
+
+
+def test_what_a_recipe_needs_beside_the_package_is_its_first_line_and_its_error(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    for modules in OF_EXTRAS.values():
+        for module in modules:
+            monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    needing = set()
+    for path in RECIPES:
+        text = path.read_text()
+        # all else is of what the package depends on
+        assert set(re.findall(r"class_path: (\w+)\.", text)) <= {"diffusion_lightning", "torch", "timm", "lightning"}
+        command = re.fullmatch(r"# (pip install 'diffusion-lightning\[\w+\]')", text.splitlines()[0])
+        assert bool(command) == any(name in text for name in OF_EXTRAS), path.name
+        if command:
+            needing.add(path.stem)
+            with pytest.raises(SystemExit):
+                cli.main(["fit", "--config", str(path)])
+            assert capsys.readouterr().err.strip().endswith(f"needs the package {command[1][33:-2]}: {command[1]}")
+    assert needing == {"cifar10_ddpm64", "cifar10_diffusers"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_extra_that_is_named_is_there():
+    extras = (CONFIGS.parent / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
+    sources = [*RECIPES, *(CONFIGS.parent / "diffusion_lightning").rglob("*.py")]
+    named = {name for file in sources for name in re.findall(r"diffusion-lightning\[(\w+)\]", file.read_text())}
+    assert named == {"diffusers", "export", "tensorboard"}
+    assert named <= set(re.findall(r"^(\w+) = ", extras, re.MULTILINE))

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 import diffusion_lightning
-from diffusion_lightning import SDE, VPSDE, GaussianMixtureDenoiser, ScoreModule, cli
+from diffusion_lightning import SDE, VPSDE, Denoiser, GaussianMixtureDenoiser, ScoreModule, cli
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -376,9 +376,53 @@ def test_the_discs_are_discs():
     assert torch.equal(images, Discs(num_images=50).train_images[list(range(50))][0])
 
 
+def test_the_spiral_is_one_and_its_sets_are_whole_batches():
+    from spiral import Spiral
+
+    data = Spiral(num_points=50, turns=1.5)
+    points, labels = data.sets()[0][list(range(50))]
+    distance = points.norm(dim=1)
+    assert points.shape == (50, *data.shape)
+    assert not labels.any()
+    torch.testing.assert_close(points[:, 0], distance * (3 * torch.pi * distance).cos())
+    torch.testing.assert_close(points[:, 1], distance * (3 * torch.pi * distance).sin())
+    assert len(data.held_out) == 2000
+    assert not torch.equal(data.held_out[:50], points)
+
+
+def test_points_of_ones_own_are_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["--trainer.max_epochs=1", "--trainer.logger=null", "--trainer.enable_progress_bar=false"]
+    small = ["--data.num_points=64", "--data.batch_size=32", "--model.sampler=DDIM", "--model.sampler.steps=2"]
+    config = str(ROOT / "configs" / "points_ddpm.yaml")
+    cli.main(["fit", "--config", config, "--data", "spiral.Spiral", *small, *short, "--trainer.accelerator=cpu"])
+    folder = tmp_path / "runs" / "points_ddpm" / "version_0"
+    assert (folder / "field" / "epoch=0000.png").is_file()
+    assert "sliced_wasserstein@2000" in (folder / "metrics.csv").read_text()
+
+
+def test_the_weighting_has_its_closed_form():
+    """1/λ = 1/SNR + 1/γ; of a denoiser that is wrong by 1 everywhere, the loss is the weight itself."""
+    from soft_min_snr import SoftMinSNR
+
+    sde, objective = VPSDE(), SoftMinSNR(gamma=3.0, reduction="mean")
+    t = torch.linspace(sde.t_min, sde.T, 20, dtype=torch.float64)
+    snr = (sde.alpha(t) / sde.sigma(t)) ** 2
+    torch.testing.assert_close(1 / objective.weight(sde, t), 1 / snr + 1 / 3)
+
+    class Wrong(Denoiser):
+        def denoise(self, x, t, **cond):
+            return torch.zeros_like(x)
+
+    losses = objective(Wrong(None, sde, None), torch.ones(20, 2, 4, 4).double(), drawn=(t, torch.zeros(20, 2, 4, 4)))
+    torch.testing.assert_close(losses, 3 * snr / (3 + snr))
+    with pytest.raises(ValueError, match="gamma=0: must be positive"):
+        SoftMinSNR(gamma=0)
+
+
 @pytest.fixture
 def own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
-    """One step of the run that the page shows, of all four parts together."""
+    """One step of the run that the page shows, of all its parts together."""
     monkeypatch.chdir(tmp_path)
     short = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
     small = ["--data.batch_size", "4", "--data.num_images", "8", "--trainer.log_every_n_steps", "1"]
@@ -389,8 +433,8 @@ def own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_a_run_of_ones_own_parts(own_run, capsys):
     module = ScoreModule.load_from_checkpoint(own_run / "checkpoints" / "last.ckpt")
-    parts = (module.network, module.denoiser.sde, module.sampler)
-    assert [type(part).__name__ for part in parts] == ["PlainNetwork", "LinearLogSNR", "Midpoint"]
+    parts = (module.network, module.denoiser.sde, module.objective, module.sampler)
+    assert [type(part).__name__ for part in parts] == ["PlainNetwork", "LinearLogSNR", "SoftMinSNR", "Midpoint"]
     assert module.shape == (1, 16, 16)
     assert (own_run / "samples" / "epoch=0000.png").is_file()
     last = str(own_run / "checkpoints" / "last.ckpt")

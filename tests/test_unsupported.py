@@ -2,15 +2,17 @@
 
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from lightning.pytorch import callbacks
-from lightning.pytorch.plugins.precision import HalfPrecision
+from lightning.pytorch.plugins.precision import BitsandbytesPrecision, HalfPrecision, TransformerEnginePrecision
 from lightning.pytorch.tuner import Tuner
 
 from diffusion_lightning import RunLogger, ScoreModule, cli
+from diffusion_lightning.unsupported import check_trainer
 
 QUICKSTART = str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")
 
@@ -139,6 +141,15 @@ def test_weights_of_16_bits_are_refused_naming_the_mixed_ones(
     half = ("--trainer.plugins", "lightning.pytorch.plugins.HalfPrecision", "--trainer.plugins.precision", name)
     assert f"give '{mixed}'" in fit("--trainer.precision", "null", *half)
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml"}
+
+
+@pytest.mark.parametrize("cls", [BitsandbytesPrecision, TransformerEnginePrecision])
+def test_layers_of_other_libraries_are_refused(cls):
+    plugin = cls.__new__(cls)  # whose library is not here
+    plugin.precision = "transformer-engine"
+    trainer = SimpleNamespace(precision_plugin=plugin, callbacks=[])
+    with pytest.raises(ValueError, match=f"^trainer.precision: {cls.__name__} puts other layers into the network"):
+        check_trainer(trainer)
 
 
 def test_weights_of_64_bits_are_trained_and_averaged(make_module, make_data, make_trainer):

@@ -1,5 +1,6 @@
 """TensorBoard in the run's folder, without events twice after a resume."""
 
+from importlib import import_module
 from typing import Any
 
 from lightning.pytorch import loggers
@@ -16,11 +17,18 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         name: folder of this kind of run, in it.
         version: folder of this run, in that one.
         kwargs: as of Lightning's TensorBoardLogger.
+
+    Raises:
+        ImportError: if TensorBoard is not installed.
     """
 
     def __init__(
         self, save_dir: str | None = None, name: str | None = None, version: int | str | None = None, **kwargs: Any
     ) -> None:
+        if not any(map(_can_import, ("tensorboard", "tensorboardX"))):
+            raise ImportError(
+                "TensorBoardLogger needs the package tensorboard: pip install 'diffusion-lightning[tensorboard]'"
+            )
         is_with_run = save_dir is None
         super().__init__(
             save_dir if save_dir is not None else ".",
@@ -41,6 +49,14 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         if self._experiment is None and self._run is not None and self._is_with_run:
             self._root_dir = self._run.log_dir
         return super().experiment
+
+
+def _can_import(module: str) -> bool:
+    try:
+        import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def go_on(logger: loggers.TensorBoardLogger, version: int | str | None, step: int) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from diffusion_lightning.data.base import ImageDataModule, TensorImages
+from diffusion_lightning import ImageDataModule, TensorImages
 
 
 class Discs(ImageDataModule):
