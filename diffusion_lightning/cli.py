@@ -53,6 +53,7 @@ from diffusion_lightning.loggers import RunLogger, TensorBoardLogger, WandbLogge
 from diffusion_lightning.loggers.tensorboard_logger import go_on
 from diffusion_lightning.manual import USAGE, version_line
 from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.position import Position
 from diffusion_lightning.report_command import report_command, report_parser
 from diffusion_lightning.run_folder import find_checkpoint, numbered, recorded_name, run_of
 from diffusion_lightning.sample_command import sample_command, sample_parser
@@ -120,6 +121,12 @@ class RunConfig(SaveConfigCallback):
     def __init__(self, *args: Any, command: Sequence[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs, save_to_log_dir=False)  # type: ignore[misc]
         self.command = command
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """As Lightning's, which saves now; a metric that will never come is told before."""
+        if stage == "fit":
+            pl_module.watchers.begin(trainer, pl_module)
+        super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Lightning calls it on rank zero."""
@@ -222,6 +229,8 @@ class DiffusionCLI(LightningCLI):
         if config.ckpt_path is not None:
             # not its tensors, which Lightning reads again and would lie in memory until the end
             self.resumed = {name: checkpoint[name] for name in (KEY, "global_step", "hyper_parameters")}
+            if self.subcommand == "fit" and not self._is_dry():
+                self._check_what_is_left(config)
             config.weights_only = True  # for Lightning's own reading of the same file
             self.resumed_folder = self._folder_to_go_on_in(config, files)
         elif self.subcommand != "fit":
@@ -260,6 +269,37 @@ class DiffusionCLI(LightningCLI):
             + (f"; not in {given[0]}, the config's folder, which that checkpoint is not of" if is_elsewhere else "")
         )
         return folder
+
+    def _check_what_is_left(self, config: Any) -> None:
+        """End here, before anything is made, if the checkpoint has had all epochs or steps that are asked for.
+
+        Raises:
+            UsageError: if it has had more of them.
+        """
+        if config.trainer.fast_dev_run:
+            return
+        epochs = self.resumed[KEY].get("position", {}).get("epoch", 0)
+        reached = {}
+        for option, done in {"max_epochs": epochs, "max_steps": self.resumed["global_step"]}.items():
+            limit = config.trainer[option]
+            if limit is None or limit < 0 or done < limit:
+                continue
+            if done > limit:
+                raise UsageError(
+                    f"trainer.{option}={limit}: the checkpoint has had {done} {option[4:]} already: give more of them"
+                )
+            reached[option] = done
+        if reached:
+            own = Path(config.ckpt_path).parent.parent / "config.yaml"
+            files = [str(own)] if own.is_file() else [str(path) for path in config.get("config") or []]
+            again = ["lightning", "fit", *(part for file in files for part in ("--config", file))]
+            again += ["--ckpt_path", str(config.ckpt_path)]
+            again += [part for option, done in reached.items() for part in (f"--trainer.{option}", str(2 * done))]
+            which = " and ".join(f"trainer.{option}={done}" for option, done in reached.items())
+            rank_zero_only(print)(  # type: ignore[operator]
+                f"Nothing is left to do: {config.ckpt_path} has reached {which}\n  resume    {shlex.join(again)}"
+            )
+            sys.exit(0)
 
     @staticmethod
     def _run_folders(config: Any) -> list[Path]:
@@ -409,6 +449,16 @@ class DiffusionCLI(LightningCLI):
             if isinstance(callback, SamplingCallback) and not self._is_dry():  # a dry run draws nothing
                 callback.check(self.model, self.datamodule)
 
+    def _longer(self) -> str:
+        """What a resumed run needs beside its config to have something to do: more of what has run out."""
+        trainer, longer = self.trainer, ""
+        epochs = Position.of(trainer).epoch  # without one that was cut short
+        if trainer.max_epochs not in (None, -1) and epochs >= trainer.max_epochs:
+            longer += f" --trainer.max_epochs {2 * epochs}"
+        if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+            longer += f" --trainer.max_steps {2 * trainer.global_step}"
+        return longer
+
     def _try_optimizer(self) -> None:
         """Make an optimizer and its scheduler once, as the trainer will only after the run has its folder."""
         try:
@@ -437,8 +487,7 @@ class DiffusionCLI(LightningCLI):
             lines.append(
                 f"  sample    lightning sample --ckpt_path {shlex.quote(str(last))} --num 64 --output samples.png"
             )
-            longer = f"--trainer.max_epochs {2 * (self.trainer.current_epoch or 1)}"
-            lines.append(f"  resume    {self._resume_command()} {longer}")
+            lines.append(f"  resume    {self._resume_command()}{self._longer()}")
         lines.append(f"  report    lightning report {shlex.quote(str(folder))}")
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunReport) and (summary := callback.summary()) is not None:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from diffusion_lightning.augmentation import GeometricAugmentation
+from diffusion_lightning.callback_states import keep_loadable, keep_settings, put_off_the_end, stops_when_it_may
 from diffusion_lightning.checkpoint import KEY, load_checkpoint
 from diffusion_lightning.compatibility import check_batch, check_compatible, check_set
 from diffusion_lightning.compilation import Compile, check_choice, compile_in_place
@@ -29,7 +30,7 @@ from diffusion_lightning.parameterization import Parameterization
 from diffusion_lightning.position import Position
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
-from diffusion_lightning.recipe import build, describe
+from diffusion_lightning.recipe import build, class_behind, describe, plain
 from diffusion_lightning.resume import Change, Makers, changes, check_network, is_of_another_class, lay_over
 from diffusion_lightning.resume import check as check_resume
 from diffusion_lightning.samplers import Heun, Sampler
@@ -37,6 +38,7 @@ from diffusion_lightning.schedule import ANY_LENGTH, advance, make_scheduler, mi
 from diffusion_lightning.sde import SDE
 from diffusion_lightning.sharding import gathered, is_sharded, number_as_in, shard, whole_of
 from diffusion_lightning.unsupported import check_trainer
+from diffusion_lightning.watchers import PLATEAU, Watchers
 
 
 class ScoreModule(LightningModule):
@@ -62,9 +64,10 @@ class ScoreModule(LightningModule):
         objective: the loss; ``simple`` weighting at uniform times if left out.
         ema_decay: d of :class:`EMA`, in [0, 1].
         optimizer: makes the optimizer from the trainable parameters; AdamW at 2e-4 if left out.
-        lr_scheduler: makes a scheduler from the optimizer; none if left out. A ``ReduceLROnPlateau`` is stepped once an
-            epoch on its ``monitor``, any other one after every optimizer step. One whose argument ``total_steps`` is
-            left out (:class:`~diffusion_lightning.schedule.LinearDecay`, ``OneCycleLR``) is told the run's length.
+        lr_scheduler: makes a scheduler from the optimizer; none if left out. A ``ReduceLROnPlateau`` is stepped after
+            each epoch in which its ``monitor`` was measured, any other one after every optimizer step. One whose
+            argument ``total_steps`` is left out (:class:`~diffusion_lightning.schedule.LinearDecay`, ``OneCycleLR``) is
+            told the run's length.
         sampler: draws samples wherever no other is named; :class:`Heun` with 18 steps if left out.
         clip_norm: the largest norm of the gradient; ``None`` for no clipping. The trainer's ``gradient_clip_val``,
             if given, takes its place.
@@ -98,6 +101,11 @@ class ScoreModule(LightningModule):
         augment: GeometricAugmentation | None = None,
     ) -> None:
         super().__init__()
+        # what goes into a checkpoint must be Python's own: a number of NumPy's could be saved, and never loaded
+        ema_decay, clip_norm, max_skipped_steps, compile = map(
+            plain, (ema_decay, clip_norm, max_skipped_steps, compile)
+        )
+        shape = plain(tuple(shape)) if shape is not None else None
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm={clip_norm}: must be positive, or null for no clipping")
         if max_skipped_steps < 1:
@@ -113,8 +121,8 @@ class ScoreModule(LightningModule):
         self.sampler = sampler if sampler is not None else Heun()
         self.sampler.check(sde)
         self.ema = EMA((p for p in network.parameters() if p.requires_grad), ema_decay)
-        self.optimizer = optimizer if optimizer is not None else partial(torch.optim.AdamW, lr=2e-4)
-        self.lr_scheduler = lr_scheduler
+        self.optimizer = plain(optimizer) if optimizer is not None else partial(torch.optim.AdamW, lr=2e-4)
+        self.lr_scheduler = plain(lr_scheduler)
         self.clip_norm = clip_norm
         self.max_skipped_steps = max_skipped_steps
         self.gradient_norm: Tensor | None = None
@@ -127,6 +135,9 @@ class ScoreModule(LightningModule):
         """Of the last batch that was trained on, ``(B,)``."""
         self._resumed: dict[str, Any] = {}
         self._is_loaded = False  # from a checkpoint, and in evaluation mode for no other reason
+        self.watchers = Watchers(_plateau_monitor(self.lr_scheduler))
+        """Who watches which metric of the training."""
+        self._ends_after_step = False
         self.shape = tuple(shape) if shape is not None else None
         self.augment = augment
         self.class_names: list[str] | None = None
@@ -203,6 +214,8 @@ class ScoreModule(LightningModule):
             self._is_loaded = False
             self._resumed, self._epoch_losses = {}, None
             self.skipped_steps = self._skipped_in_a_row = 0
+            self._ends_after_step = False
+            self.watchers.begin(self.trainer, self)
         self._has_seen_batch = False
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and stage != TrainerFn.PREDICTING:
@@ -224,6 +237,8 @@ class ScoreModule(LightningModule):
             self._skipped_in_a_row = self._resumed["skipped_in_a_row"]
             self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._resumed["metrics"].items()})
             self._epoch_losses = self.own_part(self._resumed["epoch_losses"])
+            self.watchers.go_on(self.trainer, self._resumed.get("used", []))
+            self.trainer.should_stop |= stops_when_it_may(self.trainer)
         schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
         if self._resumed:
             self._lay_over(schedulers[0] if schedulers else None, run_steps)
@@ -283,9 +298,16 @@ class ScoreModule(LightningModule):
         return {"loss": loss * torch.where(finite, 1.0, torch.nan), "losses": losses.detach(), "times": drawn[0]}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log how many steps have been skipped so far."""
+        """Log how many steps have been skipped so far; end between two optimizer steps, if it was time to end."""
         if self._is_written(self.global_step):
             self.log("train/skipped_steps", float(self.skipped_steps))
+        self.trainer.should_stop |= self._ends_after_step
+        self._ends_after_step = put_off_the_end(self.trainer)
+
+    def on_validation_end(self) -> None:
+        """As after a batch, for what a validation in the middle of an epoch may end."""
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self._ends_after_step |= put_off_the_end(self.trainer)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -317,7 +339,7 @@ class ScoreModule(LightningModule):
             self.ema.update()
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's mean loss over all processes, and step a ``ReduceLROnPlateau``.
+        """Log the epoch's mean loss over all processes, and step a ``ReduceLROnPlateau`` if its metric is new.
 
         Lightning would step it after this epoch's checkpoint, which would then lack the step.
         """
@@ -325,9 +347,11 @@ class ScoreModule(LightningModule):
         total, count = self.trainer.strategy.reduce(self._epoch_losses.clone(), reduce_op="sum")
         self.log("train/loss_epoch", total / count)
         whole = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # not cut short by max_steps
-        for config in self.trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau and whole and config.monitor in self.trainer.callback_metrics:
-                config.scheduler.step(self.trainer.callback_metrics[config.monitor])  # type: ignore[arg-type]
+        for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
+            is_plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+            if whole and is_plateau and (value := self.watchers.take(PLATEAU, self.trainer)) is not None:
+                scheduler.step(value)  # type: ignore[arg-type]
+        self.watchers.tell_who_waits(self.trainer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step a scheduler; those of a metric have been stepped in :meth:`on_train_epoch_end`."""
@@ -342,8 +366,8 @@ class ScoreModule(LightningModule):
         run_steps = ANY_LENGTH if self._trainer is None else self.trainer.estimated_stepping_batches
         scheduler = make_scheduler(self.lr_scheduler, optimizer, run_steps)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            monitor = getattr(scheduler, "monitor", "train/loss_epoch")
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+            # for Lightning an ordinary one, which it steps by lr_scheduler_step: where a metric is missing it would end
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "reduce_on_plateau": False}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # ---- validation and prediction, on the EMA weights
@@ -578,6 +602,8 @@ class ScoreModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the EMA, the package's version, the loggers' run ids, and where the run stands."""
+        if "callbacks" in checkpoint:
+            checkpoint["callbacks"] = keep_loadable(checkpoint["callbacks"])
         checkpoint["ema"] = self.ema.state_dict()
         losses = self._epoch_losses if self._epoch_losses is not None else torch.zeros(2, device=self.device)
         if self.device_mesh is None:  # FSDP has done it, and only on the process that writes the file
@@ -593,6 +619,7 @@ class ScoreModule(LightningModule):
             "metrics": {name: value.item() for name, value in self.trainer.callback_metrics.items()},
             "class_names": self.class_names,
             "class_counts": self.class_counts,
+            "used": self.watchers.write(self.trainer),
         }
 
     def changes(self, checkpoint: dict[str, Any]) -> list[Change]:
@@ -626,6 +653,8 @@ class ScoreModule(LightningModule):
             self.class_names = checkpoint[KEY].get("class_names")
             self.class_counts = checkpoint[KEY].get("class_counts")
         if is_resumed:
+            assert self._trainer is not None
+            keep_settings(self._trainer, checkpoint)
             self._resumed = {
                 **checkpoint[KEY],
                 "hyper_parameters": checkpoint["hyper_parameters"],
@@ -669,5 +698,13 @@ class ScoreModule(LightningModule):
         return module.eval()
 
     def _set_shape(self, shape: Sequence[int]) -> None:
-        self.shape = tuple(shape)
-        self.hparams["shape"] = list(shape)
+        self.shape = plain(tuple(shape))
+        self.hparams["shape"] = list(self.shape)
+
+
+def _plateau_monitor(lr_scheduler: Any) -> str | None:
+    """What a ``ReduceLROnPlateau`` watches, before it is made; None for any other schedule."""
+    cls, given = (None, {}) if lr_scheduler is None else class_behind(lr_scheduler)
+    if cls is None or not issubclass(cls, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        return None
+    return str(given.get("monitor", "train/loss_epoch"))

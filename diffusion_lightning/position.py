@@ -92,10 +92,15 @@ class Position:
         examples = getattr(trainer.datamodule, "batch_size", 0) * trainer.world_size  # type: ignore[attr-defined]
         if examples and self.examples and (examples, trainer.world_size) != (self.examples, self.world_size):
             batch = self._batch_here(trainer)
+            if batch == 0:
+                place = f"epoch {self.epoch} begins"
+            elif batch < there:
+                place = f"epoch {self.epoch} goes on after batch {batch}" + f" of {there}" * (there < math.inf)
+            else:
+                place = f"of epoch {self.epoch} no batch is left, for it has {there}, and what follows the last is due"
             rank_zero_warn(
-                f"resumed with {trainer.world_size} processes and {examples} examples per step, before it were "
-                f"{self.world_size} and {self.examples}: the order of the data changes, and epoch {self.epoch} goes on "
-                f"after batch {batch} of {there}"
+                f"resumed with {_counted(trainer.world_size, 'process')} and {_counted(examples, 'example')} per step, "
+                f"before it were {self.world_size} and {self.examples}: the order of the data changes, and {place}"
             )
         batch = int(min(batch, there))
 
@@ -130,3 +135,7 @@ class Position:
 
 def _set(tracker: Any, value: int) -> None:
     vars(tracker).update(dict.fromkeys(vars(tracker), value))
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"

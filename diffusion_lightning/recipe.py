@@ -16,19 +16,26 @@ from pkgutil import resolve_name
 from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser
+from torch import Tensor
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, tensors: bool = True) -> Any:
     """A value in Python's own types where it is of a library's: its numbers (NumPy's, tensors of none but one number,
     ``Decimal``, …) as int, float or bool, the members of an enum as their values, paths as texts; in lists, tuples,
     dicts and the arguments of a ``functools.partial`` likewise. Anything else is returned as it is.
 
     What an optimizer or a schedule is given, it writes into its checkpoints, and those hold nothing of other libraries.
+
+    Args:
+        value: any.
+        tensors: whether tensors are changed, too.
     """
     if value is None or type(value) in (bool, int, float, str) or inspect.isclass(value):
         return value
     if isinstance(value, Enum):
-        return plain(value.value)
+        return plain(value.value, tensors)
+    if isinstance(value, Tensor) and not tensors:
+        return value
     if callable(getattr(value, "item", None)) and getattr(value, "shape", None) == ():
         return value.item()
     if isinstance(value, PurePath | str):
@@ -38,9 +45,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, Real | Decimal):
         return float(value)
     if type(value) in (list, tuple):
-        return type(value)(plain(item) for item in value)
+        return type(value)(plain(item, tensors) for item in value)
     if type(value) is dict:
-        return {plain(key): plain(item) for key, item in value.items()}
+        return {plain(key): plain(item, tensors) for key, item in value.items()}
     if isinstance(value, partial):
         return partial(value.func, *map(plain, value.args), **plain(value.keywords))
     return value

@@ -181,6 +181,9 @@ def check_run(config: Namespace) -> None:
         value = config.trainer[option]
         if value is not None and not value >= least:
             raise UsageError(f"trainer.{option}={value}: must be at least {least}")
+    time = config.trainer.max_time
+    if isinstance(time, str) and not any(digit in time for digit in "123456789"):
+        raise UsageError(f"trainer.max_time={time!r}: must be some time, as DD:HH:MM:SS, or null for no limit")
     if config.trainer.barebones:
         raise UsageError("trainer.barebones=True: has no logger, but every run of this command has one: leave it out")
     for option in ("optimizer", "lr_scheduler"):

@@ -4,6 +4,7 @@ import base64
 import csv
 import hashlib
 import io
+import itertools
 import json
 import re
 import shlex
@@ -509,6 +510,11 @@ def test_validate_and_test_measure_and_write_nothing(runs, here, capsys, command
 # ---- the ways of resuming, in this process
 
 
+STOPPED = json.dumps(  # after the second epoch, as no value can be better than the first
+    {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1, "min_delta": 1e9}}
+)
+
+
 @pytest.fixture
 def fit(tmp_path, monkeypatch):
     """Runs `lightning fit` on tiny settings in tmp_path, in this process."""
@@ -611,6 +617,59 @@ def test_a_trial_run_leaves_nothing(fit):
     assert tree(fit.folder) == before
 
 
+LENGTHS = {  # what a run is given, and what the line that it prints asks for beside its config
+    "epochs": (["--trainer.max_epochs", "1"], ["--trainer.max_epochs", "2"]),
+    "steps": (["--trainer.max_epochs", "9", "--trainer.max_steps", "4"], ["--trainer.max_steps", "8"]),
+    "both": (
+        ["--trainer.max_epochs", "1", "--trainer.max_steps", "3"],
+        ["--trainer.max_epochs", "2", "--trainer.max_steps", "6"],
+    ),
+    "time": (["--trainer.max_epochs", "9", "--trainer.max_time", "00:00:00:15"], []),
+    "time, in the last epoch": (["--trainer.max_epochs", "1", "--trainer.max_time", "00:00:00:15"], []),
+    "early": (["--trainer.max_epochs", "9", "--trainer.callbacks", STOPPED], []),
+}
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_the_line_that_is_printed_goes_on_with_what_the_config_wanted(fit, capsys, monkeypatch, length):
+    """And makes steps when it is typed; a timer's clock goes on by ten seconds whenever it looks."""
+    given, more = LENGTHS[length]
+    ticks = itertools.count(0, 10)
+    monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    fit(*given)
+    last, steps = fit.folder / "runs" / "digits" / "version_0" / "checkpoints" / "last.ckpt", [0]
+    for _ in range(2):
+        steps.append(torch.load(last, weights_only=True)["global_step"])
+        assert steps[-1] > steps[-2]
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  resume "))
+        program, *args = shlex.split(line)[1:]
+        assert program == "lightning"
+        if len(steps) == 2:
+            assert args[:2] == ["fit", "--config"]
+            assert args[3:] == ["--ckpt_path", "last", *more]
+            cli.main(args)
+
+
+@pytest.mark.parametrize(("option", "epochs"), [("max_epochs", "2"), ("max_steps", "9")])
+def test_a_run_with_nothing_left_to_do_says_so_and_what_to_type(fit, capsys, option, epochs):
+    fit("--trainer.max_epochs", epochs, f"--trainer.{option}", "2", "--trainer.limit_train_batches", "1")
+    capsys.readouterr()
+    before = tree(fit.folder)
+    resume = ["fit", "--config", "runs/digits/version_0/config.yaml", "--ckpt_path", "last"]
+    with pytest.raises(SystemExit) as done:
+        cli.main(resume)
+    assert done.value.code == 0
+    said, line = capsys.readouterr().out.splitlines()
+    last = "runs/digits/version_0/checkpoints/last.ckpt"
+    assert said == f"Nothing is left to do: {last} has reached trainer.{option}=2"
+    assert failure(capsys, *resume, f"--trainer.{option}", "1") == (
+        f"trainer.{option}=1: the checkpoint has had 2 {option[4:]} already: give more of them"
+    )
+    assert tree(fit.folder) == before
+    cli.main(shlex.split(line)[2:])
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+
+
 # ---- mistakes
 
 
@@ -643,6 +702,14 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         "unknown option --trainer.max_epoch (did you mean --trainer.max_epochs?)",
     ),
     "misspelt option with =": ((*FIT, "--seed_everythin=3"), "unknown option --seed_everythin=3 (did you mean --seed"),
+    "no time": (
+        (*FIT, "--trainer.max_time", "00:00:00:00"),
+        "trainer.max_time='00:00:00:00': must be some time, as DD:HH:MM:SS, or null for no limit",
+    ),
+    "misspelt metric": (
+        (*FIT, "--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/lss"),
+        "EarlyStopping: monitor='val/lss' is never logged (did you mean val/loss?): must be one of train/loss_epoch, ",
+    ),
     "wrong type": (
         (*FIT, "--trainer.max_epochs", "many"),
         'option "trainer.max_epochs": Expected a int. Got value: many',

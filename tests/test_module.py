@@ -4,6 +4,7 @@ from importlib.metadata import version
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
@@ -870,3 +871,35 @@ def test_a_network_that_cannot_be_told_is_an_error_of_one_line(make_module, netw
         ValueError, match=r"^augment: \w+ has augment_dim=(None|4) and cannot be told.*augment_dim=9.*$"
     ):
         make_module(network=network, augment=GeometricAugmentation())
+
+
+def test_numbers_of_numpy_train_to_a_checkpoint_that_can_be_read(make_module, make_trainer, make_data, tmp_path):
+    module = make_module(
+        optimizer=partial(torch.optim.AdamW, lr=np.float64(1e-3), betas=(np.float32(0.5), np.float64(0.75))),
+        lr_scheduler=partial(torch.optim.lr_scheduler.LinearLR, end_factor=np.float64(0.5), total_iters=np.int64(2)),
+        ema_decay=np.float64(0.5),
+        clip_norm=np.float32(2.0),
+        max_skipped_steps=np.int64(4),
+        shape=np.array([1, 28, 28]),
+    )
+    trainer = make_trainer()
+    trainer.fit(module, datamodule=make_data())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again = type(module).load_from_checkpoint(tmp_path / "a.ckpt")
+    assert again.hparams == {**module.hparams, "compile": False}
+    assert again.optimizer.keywords["lr"] == 1e-3
+    assert (again.ema.decay, again.clip_norm, again.max_skipped_steps, again.shape) == (0.5, 2.0, 4, (1, 28, 28))
+    make_trainer(max_epochs=2).fit(module, datamodule=make_data(), ckpt_path=tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer": partial(torch.optim.AdamW, betas=np.array([0.9, 0.99]))}, "^betas=.*: is of type ndarray"),
+        ({"optimizer": partial(torch.optim.AdamW, lr=torch.ones(2))}, "^lr=.* is of type Tensor"),
+        ({"lr_scheduler": partial(torch.optim.lr_scheduler.MultiStepLR, milestones={1, 2})}, "^milestones=.*type set"),
+    ],
+)
+def test_what_no_checkpoint_can_hold_is_refused_before_training(make_module, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        make_module(**wrong)

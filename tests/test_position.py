@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau
 
 from diffusion_lightning import (
     GracefulStop,
@@ -53,7 +54,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "until a step": {"max_epochs": -1, "max_steps": 13},
     "bf16": {"precision": "bf16-mixed"},
     "workers": {"num_workers": 2},
-    "a learning rate that falls with the loss": {"plateau": True},
+    "a learning rate that falls with the loss": {"plateau": "train/loss_epoch"},
+    "a learning rate that waits for its metric": {"plateau": "val/loss", "check_val_every_n_epoch": 2},
     "dropout": {"dropout": 0.5},
     "Lightning's own checkpoints": {"lightning_saves_every": 3},
     "Lightning's own at the end of an epoch": {"lightning_saves_every": BATCHES},
@@ -77,10 +79,12 @@ def run(make_module, make_trainer, make_data, tmp_path):
     def run(name: str, *callbacks: Callback, resume: bool = False, **settings: Any) -> Path:
         torch.manual_seed(0)
         network = {"channels": (4,), "num_res_blocks": 1, "embed_dim": 8, "middle_attention": False, "patch_size": 4}
-        plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, factor=0.5, patience=0, threshold=0.5)
+        schedule = None
+        if monitor := settings.pop("plateau", None):
+            schedule = partial(ReduceLROnPlateau, monitor=monitor, factor=0.5, patience=0, threshold=0.5)
         module = make_module(
             network=UNet(**network, dropout=settings.pop("dropout", 0.0)),
-            lr_scheduler=plateau if settings.pop("plateau", False) else None,
+            lr_scheduler=schedule,
         )
         folder = tmp_path / name / "version_0"
         last = folder / "checkpoints" / "last.ckpt"
@@ -178,24 +182,48 @@ def test_a_finished_run_has_nothing_left_to_do(run):
     assert state(folder).keys() == before.keys()
 
 
-def test_another_batch_size_goes_on_at_the_same_example(make_module, make_trainer, make_data, tmp_path):
-    fit = {"max_steps": 3, "max_epochs": -1, "limit_train_batches": 8, "limit_val_batches": 0}
-    trainer = make_trainer(**fit)
+ANOTHER_SIZE = {  # from so many steps of 8 examples, of 8 in an epoch, with other examples per step
+    "more batches": (
+        3,
+        4,
+        "1 process and 4 examples per step, before it were 1 and 8: .* goes on after batch 6 of 8",
+        6,
+    ),
+    "fewer batches": (3, 12, "1 process and 12 examples .* epoch 0 goes on after batch 2 of 8", 2),
+    "none yet": (1, 16, "1 process and 16 examples .* epoch 0 begins", 0),
+    "all": (4, 4, "1 process and 4 examples .* of epoch 0 no batch is left, for it has 8, and what follows", 0),
+    "more than all": (
+        6,
+        4,
+        "1 process and 4 examples .* of epoch 0 no batch is left, for it has 8, and what follows",
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ANOTHER_SIZE)
+def test_another_batch_size_goes_on_at_the_same_example(make_module, make_trainer, make_data, tmp_path, case):
+    steps, size, said, first = ANOTHER_SIZE[case]
+    fit = {"max_epochs": -1, "limit_train_batches": 8, "limit_val_batches": 0}
+    trainer = make_trainer(max_steps=steps, **fit)
     trainer.fit(make_module(), datamodule=make_data(batch_size=8))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    assert Position(**load_checkpoint(tmp_path / "a.ckpt")[KEY]["position"]) == Position(0, 3, 3, 8, 1)
+    assert Position(**load_checkpoint(tmp_path / "a.ckpt")[KEY]["position"]) == Position(0, steps, steps, 8, 1)
 
     seen = []
 
     class Watch(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            seen.append((batch_idx, batch[1].tolist()))
+            seen.append((trainer.current_epoch, batch_idx, batch[1].tolist()))
 
-    trainer = make_trainer(callbacks=[Watch()], **{**fit, "max_steps": 5})
-    with pytest.warns(UserWarning, match="4 examples per step, before it were 1 and 8: the order of the data changes"):
-        trainer.fit(make_module(), datamodule=(data := make_data(batch_size=4)), ckpt_path=tmp_path / "a.ckpt")
-    order = [labels.tolist() for _, labels in data.train_dataloader()][:8]
-    assert seen == [(6, order[6]), (7, order[7])]
+    trainer = make_trainer(callbacks=[Watch()], max_steps=steps + 2, **fit)
+    with pytest.warns(UserWarning, match=said):
+        trainer.fit(make_module(), datamodule=(data := make_data(batch_size=size)), ckpt_path=tmp_path / "a.ckpt")
+    epoch = int("no batch is left" in said)
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    order = [labels.tolist() for _, labels in loader][:8]
+    assert seen == [(epoch, first, order[first]), (epoch, first + 1, order[first + 1])]
 
 
 def test_a_finished_run_leaves_nothing_behind_for_the_next_one(make_module, make_trainer, make_data, tmp_path):
