@@ -366,7 +366,7 @@ class DiffusionCLI(LightningCLI):
         except Stopped:
             raise
         except BaseException:
-            if self.subcommand == "fit" and not self.trainer.fit_loop.epoch_loop.batch_progress.total.completed:
+            if self.subcommand == "fit" and not self.trainer.fit_loop.epoch_loop.batch_progress.total.processed:
                 for logger in self.trainer.loggers:
                     if isinstance(logger, WandbLogger):
                         logger.leave()  # or it would write on
