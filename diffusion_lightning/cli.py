@@ -431,7 +431,8 @@ class DiffusionCLI(LightningCLI):
         except Stopped:
             raise
         except BaseException:
-            if self.subcommand == "fit" and not self.trainer.fit_loop.epoch_loop.batch_progress.total.completed:
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.total
+            if self.subcommand == "fit" and not done.processed:  # type: ignore[attr-defined]
                 for logger in self.trainer.loggers:
                     if isinstance(logger, WandbLogger):
                         logger.leave()  # or it would write on

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.data import TensorDataset
 
 from diffusion_lightning.data.base import ImageDataModule
 from diffusion_lightning.networks import MLP
@@ -97,7 +98,8 @@ def check_set(network: nn.Module, examples: Any, data: Any) -> None:
     if not len(examples):
         return
     check_batch(network, examples[[0]], data, is_raw=isinstance(data, ImageDataModule))
-    labels, classes = getattr(examples, "labels", None), getattr(network, "num_classes", None)
+    held = examples.tensors[1] if isinstance(examples, TensorDataset) else None
+    labels, classes = getattr(examples, "labels", held), getattr(network, "num_classes", None)
     if classes and isinstance(labels, Tensor):
         _check_range(labels, classes, type(data).__name__)
 

@@ -196,11 +196,17 @@ class ScoreModule(LightningModule):
             check_compatible(self.network, data, is_new)
             self._fits = fits
 
+    def _check_fit(self) -> None:
+        data, stage = getattr(self.trainer, "datamodule", None), self.trainer.state.fn
+        if data is not None and stage != TrainerFn.PREDICTING:
+            self.check_data(data, stage == TrainerFn.FITTING and not self._is_trained)
+
     def prepare_data(self) -> None:
         """Read the examples and look at the first: what is wrong with them is said before a logger begins its run.
 
         Lightning calls it in one process per machine.
         """
+        self._check_fit()
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, BatchDataModule) and self.trainer.state.fn != TrainerFn.PREDICTING:
             for examples in data.sets():
@@ -218,8 +224,7 @@ class ScoreModule(LightningModule):
             self.watchers.begin(self.trainer, self)
         self._has_seen_batch = False
         data = getattr(self.trainer, "datamodule", None)
-        if data is not None and stage != TrainerFn.PREDICTING:
-            self.check_data(data, stage == TrainerFn.FITTING and not self._is_trained)
+        self._check_fit()
         if self.shape is None and data is not None and hasattr(data, "shape"):
             self._set_shape(data.shape)
         if isinstance(data, BatchDataModule):

@@ -2,6 +2,7 @@ import csv
 import itertools
 import math
 import random
+import re
 import warnings
 from functools import partial
 from pathlib import Path
@@ -301,6 +302,47 @@ def short_data(make_data, monkeypatch):
         return data
 
     return make
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (4, 8, 8), (12, 8, 8)])
+@pytest.mark.parametrize("callback", [SampleGrid, DenoisingProcess, FIDCallback])
+def test_what_is_no_picture_is_refused_before_the_first_step(make_module, make_data, callback, shape):
+    data = make_data()
+    data.shape = shape
+    line = (
+        f"{callback.__name__} needs images (C, H, W) of 1 or 3 channels, but an example of this data has shape "
+        f"{shape}: leave {callback.__name__} out; lightning sample --output samples.npz writes numbers"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+        callback().check(make_module(), data)
+
+
+def test_features_of_ones_own_take_images_of_any_channels(make_module, make_data, tmp_path):
+    class Means(nn.Module):
+        num_features = 12
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.float().mean((2, 3))
+
+    data = make_data()
+    data.shape = (12, 8, 8)
+    fid = FIDCallback(feature=Means(), cache=str(tmp_path))
+    fid.check(make_module(), data)
+    assert fid.name == "fid/means@1000"
+
+
+@pytest.mark.parametrize("callback", [SampleGrid, DenoisingProcess])
+def test_values_that_a_picture_cannot_show_are_warned_of_once(make_module, callback, recwarn):
+    batch = torch.tensor([[[[-1.0, 0.5]]]])
+    callback().on_train_batch_start(None, make_module(), (batch, None), 0)
+    assert not recwarn.list
+    shown = callback()
+    for index in range(2):
+        shown.on_train_batch_start(None, make_module(), (4 * batch, None), index)
+    (warning,) = recwarn.list
+    assert f"{callback.__name__} shows values from -1 to 1, those of the training images reach 4:" in str(
+        warning.message
+    )
 
 
 def test_fid_is_logged_by_its_name(fit, short_data, tmp_path):

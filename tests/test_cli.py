@@ -20,14 +20,17 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+import wandb
 import yaml
+from lightning.pytorch import Callback
 from PIL import Image
+from torch._utils import ExceptionWrapper
 from wandb_records import wandb_records
 
-from diffusion_lightning import ScoreModule, cli
+from diffusion_lightning import ScoreModule, UNet, cli
 from diffusion_lightning.checkpoint import KEY
 from diffusion_lightning.images import to_uint8
-from diffusion_lightning.usage import UsageError
+from diffusion_lightning.usage import UsageError, explain
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 QUICKSTART = str(CONFIGS / "quickstart.yaml")
@@ -797,6 +800,30 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         (*FIT, "--data", "ImageFolder", "--data.root", "missing"),
         "data.root='missing' is not a folder",
     ),
+    "forgotten channels": (
+        (*FIT, "--data", "ImageFolder", "--data.root", "pictures", "--data.image_size", "32"),
+        "model.network.in_channels=1: the examples of ImageFolder, (3, 32, 32), have 3 channels: give "
+        "--model.network.in_channels 3; model.network.num_classes=10: ImageFolder has no classes, ",
+    ),
+    "other classes": (
+        (*FIT, "--model.network.num_classes", "2"),
+        "model.network.num_classes=2: EmbeddedMNIST has 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), and the network has",
+    ),
+    "patches that do not fit": (
+        (*FIT, "--model.network.patch_size", "3"),
+        "model.network.patch_size=3: does not divide the sides of the examples of EmbeddedMNIST, (1, 28, 28), give "
+        "--model.network.patch_size 2",
+    ),
+    "FID without a network": (
+        (*FIT, "--trainer.callbacks+", "FIDCallback", "--trainer.callbacks.feature", "inception"),
+        "FIDCallback: the Inception weights could not be downloaded (no network): give feature_weights, a local copy "
+        "of weights-inception-2015-12-05-6726825d.pth, or, for pictures of digits alone, feature=mnist; or leave FID "
+        "out: --config configs/overlays/without_fid.yaml",
+    ),
+    "validate with other classes": (
+        ("validate", *FIT[1:], "--model.network.num_classes", "2"),
+        "model.network.num_classes=2: EmbeddedMNIST has 10 classes",
+    ),
     "sample nothing given": (("sample",), "missing: --ckpt_path; for instance: lightning sample --ckpt_path runs/qu"),
     "sample unknown option": (("sample", "--ckpt_path", "x", "--nm", "3"), "unknown option --nm (did you mean --num?)"),
     "sample missing": (("sample", "--ckpt_path", "no.ckpt"), "ckpt_path='no.ckpt': there is no such file"),
@@ -870,7 +897,7 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken.yaml").write_text("model: [1\n")
     for name in ("empty", "folder.png", "pictures"):
         (folder / name).mkdir()
-    for name in ("picture.png", "pictures/mine.png"):
+    for name in ("picture.png", "pictures/mine.png", "pictures/yours.png"):
         Image.new("L", (4, 4)).save(folder / name)
     torch.save({"state_dict": {"weight": torch.zeros(3)}}, folder / "alien.ckpt")
     torch.save({"code": Code()}, folder / "code.ckpt")
@@ -887,10 +914,11 @@ def mistaken(wrong, make_module, make_trainer, make_data, monkeypatch) -> Path:
         content = (wrong / "good.ckpt").read_bytes()
         (wrong / "truncated.ckpt").write_bytes(content[: len(content) // 2])
 
-    def download(self: Any) -> None:
+    def download(*_: Any, **__: Any) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
+    monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", download)
     monkeypatch.chdir(wrong)
     return wrong
 
@@ -915,6 +943,86 @@ def test_mistakes_about_a_finished_run_leave_it_as_it_is(runs, here, capsys):
     )
     assert "no pictures" in failure(capsys, *resume, "--data", "ImageFolder", "--data.root", ".git")
     assert tree(here) == before
+
+
+@pytest.mark.parametrize(
+    ("when", "logger"), [("setup", "Wandb"), ("on_fit_start", "TensorBoard"), ("on_train_batch_end", "TensorBoard")]
+)
+def test_a_start_that_fails_leaves_nothing_behind(mistaken, capsys, monkeypatch, when, logger):
+    """Not even a tracker's files, which are there as soon as it is asked for; an earlier run's folder stays."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb.teardown()  # it reads the environment once
+    earlier = mistaken / "runs" / "quickstart" / "version_0"
+    earlier.mkdir(parents=True)
+    (earlier / "notes.txt").write_text("mine")
+    seen = []
+
+    def fail(self: Any, trainer: Any, *_: Any, **__: Any) -> None:
+        folder = Path(trainer.log_dir)
+        seen.append(sorted(path.name for path in folder.iterdir()))
+        raise ValueError("not here")
+
+    monkeypatch.setattr(Callback, when, fail)
+    args = [
+        *FIT,
+        "--trainer.logger",
+        f"diffusion_lightning.{logger}Logger",
+        "--trainer.callbacks",
+        "lightning.pytorch.Callback",
+    ]
+    try:
+        assert "not here" in failure(capsys, *args)
+        assert logger.lower() in seen[0]
+        begun = when == "on_train_batch_end"  # a batch that was trained on is a run
+        left = ["version_0", "version_1"] if begun else ["version_0"]
+        assert sorted(path.name for path in earlier.parent.iterdir()) == left
+        assert (earlier / "notes.txt").read_text() == "mine"
+    finally:
+        shutil.rmtree(mistaken / "runs")
+        wandb.run = None  # it has left without a word
+
+
+def test_samples_that_are_no_pictures_are_written_as_numbers_alone(make_module, make_trainer, tmp_path, capsys):
+    network = UNet(in_channels=12, channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False)
+    module = make_module(network=network, shape=(12, 4, 4))
+    examples = torch.utils.data.TensorDataset(torch.zeros(2, 12, 4, 4), torch.zeros(2))
+    trainer = make_trainer(limit_train_batches=1, limit_val_batches=0)
+    trainer.fit(module, torch.utils.data.DataLoader(examples, batch_size=2))
+    trainer.save_checkpoint(tmp_path / "spectra.ckpt")
+    sample = ("sample", "--ckpt_path", str(tmp_path / "spectra.ckpt"), "--num", "3", "--quiet", "--output")
+    for output in ("s.png", "s"):
+        said = failure(capsys, *sample, output)
+        assert said.startswith(
+            f"output={output!r}: a sample has the shape (12, 4, 4), and pictures have 1 or 3 channels"
+        )
+        assert said.endswith(": give --output s.npz")
+    cli.main([*sample, str(tmp_path / "s.npz")])
+    samples = np.load(tmp_path / "s.npz")["samples"]
+    assert (samples.shape, samples.dtype) == ((3, 12, 4, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError("cannot read the picture a.png: truncated"), "cannot read the picture a.png: truncated"),
+        (ValueError("two\n  lines: ValueError: and more"), "two lines: ValueError: and more"),
+        (torch.OutOfMemoryError("no memory"), "no memory"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_an_error_of_a_worker_process_is_its_own_line(error, line):
+    try:
+        try:
+            raise KeyError("what led to it")
+        except KeyError as cause:
+            raise error from cause
+    except Exception:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(type(error)) as raised:
+        wrapped.reraise()
+    assert "Traceback" in str(raised.value)
+    assert explain(str(raised.value)) == line
 
 
 def test_debug_shows_the_traceback(mistaken):

@@ -215,6 +215,8 @@ def test_all_labels_of_a_set_are_looked_at(make_data):
     check_set(unet(num_classes=3), TensorImages(images, torch.tensor([0, 1, 2])), data)
     with pytest.raises(ValueError, match="EmbeddedMNIST: has labels from 0 to 3"):
         check_set(unet(num_classes=3), TensorImages(images, torch.tensor([0, 1, 3])), data)
+    with pytest.raises(ValueError, match="EmbeddedMNIST: has labels from 0 to 3"):
+        check_set(unet(num_classes=3), TensorDataset(images.float(), torch.tensor([0, 1, 3])), data)
 
 
 # --- before a run begins --------------------------------------------------------------------------------------------

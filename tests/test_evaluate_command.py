@@ -451,7 +451,10 @@ MISTAKES = {
     "folder of nothing": (("--reference", "empty"), "reference='empty': holds no pictures: must hold at least 2"),
     "folder of one": (("--reference", "one"), "reference='one': holds 1 pictures: must hold at least 2"),
     "folder of another size": (("--reference", "large"), "0.png has 40 × 28 pixels: must have 28 × 28"),
-    "folder of no pictures": (("--reference", "fake"), "reference: cannot read the picture fake/0.png"),
+    "folder of no pictures": (
+        ("--reference", "fake"),
+        "reference: cannot read 2 pictures in fake: 0.png (no picture, or damaged), 1.png",
+    ),
     "weights for digits": (("--feature_weights", "w.pth", "--feature", "mnist"), "feature_weights='w.pth': only"),
     "no weights": (("--feature_weights", "w.pth", "--feature", "inception"), "feature_weights: there is no file"),
     "export of a kind": (("--export_reference", "x.npy"), "export_reference='x.npy': must end in .npz"),

@@ -93,6 +93,28 @@ def test_other_processes_make_no_folder(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_has_not_begun_is_withdrawn_and_no_other(tmp_path):
+    root = tmp_path / "runs"
+    logger = RunLogger(root, "a/run")
+    logger.withdraw()  # nothing has been made yet
+    Path(logger.log_dir, "wandb").mkdir()
+    Path(logger.log_dir, "wandb", "debug.log").touch()
+    logger.withdraw()
+    assert not root.exists()  # it had not been there
+
+    first = RunLogger(root, "run")
+    Path(first.log_dir, "mine.txt").touch()
+    second = RunLogger(root, "run")
+    assert second.version == 1
+    second.withdraw()
+    second.withdraw()
+    resumed = RunLogger(root, "run", resume=Path(first.log_dir))
+    _ = resumed.log_dir
+    resumed.withdraw()
+    left = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*"))]
+    assert left == ["run", "run/version_0", "run/version_0/mine.txt"]
+
+
 def test_a_failed_run_leaves_no_empty_folder(tmp_path):
     logger = RunLogger(tmp_path, "run")
     folder = Path(logger.log_dir)

@@ -138,8 +138,8 @@ def check_images(callback: Callback, module: ScoreModule, data: Any, for_points:
     if shape is None or is_picture(shape):
         return
     message = f"{name} needs images (C, H, W) of 1 or 3 channels, but an example of this data has shape {shape}"
-    others = f"leave {name} out, and draw samples as numbers with lightning sample --output samples.npz"
-    raise ValueError(f"{message}: {for_points if len(shape) == 1 else others}")
+    numbers = "lightning sample --output samples.npz writes numbers"
+    raise ValueError(f"{message}: {for_points if len(shape) == 1 else f'leave {name} out; {numbers}'}")
 
 
 def check_at_least_one(**values: int) -> None:

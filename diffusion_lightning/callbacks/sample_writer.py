@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from diffusion_lightning.callbacks.pictures import check_images, run_folder
-from diffusion_lightning.images import to_uint8, write_png
+from diffusion_lightning.callbacks.pictures import example_shape, run_folder
+from diffusion_lightning.images import is_picture, to_uint8, write_png
 from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.non_finite import count_broken, warn_of_broken
 
@@ -36,8 +36,12 @@ class SampleWriter(BasePredictionWriter):
         assert isinstance(pl_module, ScoreModule)
         self._broken = self._drawn = 0
         if stage == "predict":
-            way_out = "use lightning sample --output points.npz"
-            check_images(self, pl_module, trainer.datamodule, for_points=way_out)  # type: ignore[attr-defined]
+            shape = example_shape(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+            if shape is not None and not is_picture(shape):
+                raise ValueError(
+                    f"SampleWriter writes images (C, H, W) of 1 or 3 channels, but an example of this model has shape "
+                    f"{shape}: use lightning sample --output samples.npz"
+                )
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._to = Path(self.folder) if self.folder is not None else run_folder(trainer) / "predictions"

@@ -4,6 +4,7 @@ import math
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from diffusion_lightning.callbacks.held_out import held_out_points
 from diffusion_lightning.callbacks.pictures import check_at_least_one
@@ -49,16 +50,19 @@ class SlicedWasserstein(Measurement):
         assert isinstance(pl_module, ScoreModule)
         if stage == "predict":
             return
-        available = len(held_out_points(self, trainer.datamodule, pl_module, "FIDCallback"))  # type: ignore[attr-defined]
+        available = len(self._points(trainer, pl_module))
         if self.num_samples > available:
             raise ValueError(
                 f"num_samples={self.num_samples}: the data holds out {available} points to compare with, "
                 "so at most that many"
             )
 
-    def evaluate(self, trainer: Trainer, pl_module: ScoreModule) -> None:
+    def _points(self, trainer: Trainer, pl_module: ScoreModule) -> Tensor:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        points = held_out_points(self, data, pl_module, "FIDCallback")
+        return held_out_points(self, data, pl_module, "FIDCallback")
+
+    def evaluate(self, trainer: Trainer, pl_module: ScoreModule) -> None:
+        points = self._points(trainer, pl_module)
         real = points[draw_some(self.num_samples, len(points), global_seed())]
         # the seed has no rank in it: a log that every process writes needs no synchronization if all write the same
         generator = torch.Generator(pl_module.device).manual_seed(derive_seed(global_seed(), Stream.DISTANCE))

@@ -180,8 +180,8 @@ class ImageFolder(ImageDataModule):
         if len(names) == 1:
             raise ValueError(f"data.root={str(self.root)!r} has a single picture; two are needed, to hold one out")
         count = min(max(round(self.val_fraction * len(names)), 1), len(names) - 1)
-        held_out = set(sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())[:count])
-        return [name for name in names if name not in held_out], sorted(held_out)
+        chosen = set(sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())[:count])
+        return [name for name in names if name not in chosen], sorted(chosen)
 
     def _pictures(self, folder: str) -> list[str]:
         names = [folder + name for name in find_pictures(self._root / folder)]

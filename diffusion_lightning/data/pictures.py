@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
+from tqdm import tqdm
 
 from diffusion_lightning.data.base import TensorImages
 from diffusion_lightning.progress import progress_bar
@@ -193,7 +194,7 @@ class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
         except Exception as error:
             return _reason(error)
 
-    def _bar(self, what: str, progress: bool) -> progress_bar:
+    def _bar(self, what: str, progress: bool) -> tqdm:
         quiet = not progress or rank_zero_only.rank != 0  # type: ignore[attr-defined]
         return progress_bar(total=len(self), desc=what, unit="picture", disable=quiet)
 

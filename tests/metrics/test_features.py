@@ -324,7 +324,7 @@ class TestInceptionFeatures:
         message = str(error.value)
         assert "feature_weights" in message
         assert "weights-inception-2015-12-05-6726825d.pth" in message
-        assert 'feature="mnist"' in message
+        assert "for pictures of digits alone, feature=mnist" in message
         assert "\n" not in message
         assert error.value.__cause__ is failure
 
