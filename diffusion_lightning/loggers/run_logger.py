@@ -29,6 +29,7 @@ class RunLogger(loggers.CSVLogger):
 
     def __init__(self, root: str | Path, name: str, resume: Path | None = None, resume_step: int = 0) -> None:
         if resume is not None:
+            resume = resume if len(resume.parts) > 1 else resume.absolute()  # its parent's name is the run's
             super().__init__(resume.parent.parent, name=resume.parent.name, version=resume.name)
         else:
             super().__init__(root, name=name)
