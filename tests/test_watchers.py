@@ -70,7 +70,7 @@ def test_a_plateau_waits_for_its_metric_and_uses_each_value_once(train, monitor,
 
 def test_a_value_that_was_used_before_a_resume_is_not_used_again(train, tmp_path):
     common = {"lr_scheduler": plateau("val/loss"), "check_val_every_n_epoch": 2}
-    train(max_epochs=3, **common).save_checkpoint(tmp_path / "a.ckpt")
+    train(max_epochs=2, **common).save_checkpoint(tmp_path / "a.ckpt")
     assert rate(train(max_epochs=6, ckpt_path=tmp_path / "a.ckpt", **common)) == RATE / 8
 
 
