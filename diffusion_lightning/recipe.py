@@ -13,6 +13,7 @@ from functools import partial
 from numbers import Integral, Real
 from pathlib import PurePath
 from pkgutil import resolve_name
+from types import WrapperDescriptorType
 from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser
@@ -82,7 +83,7 @@ def describe(value: Any, name: str = "", by_name: Collection[type] = ()) -> Any:
     if inspect.isclass(value) or isinstance(value, partial) or inspect.isroutine(value):
         return _recipe(*class_behind(value))
     cls = type(value)
-    if not (inspect.isfunction(cls.__init__) or (cls.__new__ is object.__new__ and hasattr(value, "__dict__"))):
+    if not _is_made_in_python(value):
         instead = "a list" if hasattr(value, "tolist") or isinstance(value, Set | Sequence) else "a number or a text"
         raise ValueError(
             f"{name + '=' if name else ''}{' '.join(repr(value).split()):.60}: is of type {cls.__name__}, which "
@@ -116,6 +117,13 @@ def class_of(recipe: dict[str, Any]) -> Any:
         return resolve_name(recipe["class_path"])
     except (ImportError, AttributeError, ValueError):
         return recipe["class_path"]
+
+
+def _is_made_in_python(value: object) -> bool:
+    """Whether its constructor is not that of a compiled type, which does not keep what it was given."""
+    init, new = type(value).__init__, type(value).__new__  # type: ignore[misc]
+    plain_class = new is object.__new__ and hasattr(value, "__dict__")
+    return plain_class or inspect.isfunction(new) or not isinstance(init, WrapperDescriptorType)
 
 
 def build(cls: type, arguments: dict[str, Any]) -> Any:

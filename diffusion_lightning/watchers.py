@@ -50,7 +50,8 @@ class Watchers:
                 continue
             self.watched[callback.state_key] = monitor
             setattr(callback, method, partial(self._when_new, callback, getattr(type(callback), method)))
-        for who in self._told_of(trainer):
+        # a dry run leaves out what draws samples, and with it their metrics
+        for who in [] if trainer.fast_dev_run else self._told_of(trainer):  # type: ignore[attr-defined]
             _check(_short(who), self.watched[who], trainer, module)
 
     def take(self, who: str, trainer: Trainer) -> Tensor | None:
@@ -114,7 +115,10 @@ def _check(who: str, monitor: str, trainer: Trainer, module: LightningModule) ->
     """Raise a ValueError if nothing can log this metric; warn if the user's own part might, and it looks misspelt."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     known = {"train/loss_step", "train/loss_epoch", "train/skipped_steps"}
-    known |= {name for name in (getattr(callback, "name", None) for callback in callbacks) if isinstance(name, str)}
+    # those that measure; others have a name, too, that of their pictures
+    known |= {
+        str(callback.name) for callback in callbacks if hasattr(callback, "evaluate") and hasattr(callback, "name")
+    }
     if trainer.enable_validation:
         known.add("val/loss")
     if monitor in known or (monitor.startswith("lr-") and any(isinstance(c, LearningRateMonitor) for c in callbacks)):

@@ -886,8 +886,8 @@ def test_numbers_of_numpy_train_to_a_checkpoint_that_can_be_read(make_module, ma
     trainer.fit(module, datamodule=make_data())
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     again = type(module).load_from_checkpoint(tmp_path / "a.ckpt")
-    assert again.hparams == {**module.hparams, "compile": False}
-    assert again.optimizer.keywords["lr"] == 1e-3
+    for name in ("optimizer", "lr_scheduler"):  # built, they have their defaults too
+        assert module.hparams[name]["init_args"].items() <= again.hparams[name]["init_args"].items()
     assert (again.ema.decay, again.clip_norm, again.max_skipped_steps, again.shape) == (0.5, 2.0, 4, (1, 28, 28))
     make_trainer(max_epochs=2).fit(module, datamodule=make_data(), ckpt_path=tmp_path / "a.ckpt")
 

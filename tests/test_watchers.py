@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Mode
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.loggers import CSVLogger
 
-from diffusion_lightning import FIDCallback
+from diffusion_lightning import FIDCallback, Heun, SampleGrid
 
 RATE = 2.0**-10
 
@@ -70,7 +70,7 @@ def test_a_plateau_waits_for_its_metric_and_uses_each_value_once(train, monitor,
 
 def test_a_value_that_was_used_before_a_resume_is_not_used_again(train, tmp_path):
     common = {"lr_scheduler": plateau("val/loss"), "check_val_every_n_epoch": 2}
-    train(max_epochs=3, **common).save_checkpoint(tmp_path / "a.ckpt")
+    train(max_epochs=2, **common).save_checkpoint(tmp_path / "a.ckpt")
     assert rate(train(max_epochs=6, ckpt_path=tmp_path / "a.ckpt", **common)) == RATE / 8
 
 
@@ -107,6 +107,11 @@ NEVER = {
         {"enable_checkpointing": True},
         r"ModelCheckpoint: monitor='fid/mnist@8' is never logged \(did you mean fid/mnist@9\?\)",
     ),
+    "name of pictures": (
+        lambda: [EarlyStopping("samples"), SampleGrid(Heun(2), num_samples=1)],
+        {},
+        r"EarlyStopping: monitor='samples' is never logged: must be one of train/loss_epoch, ",
+    ),
     "schedule": (
         list,
         {"lr_scheduler": plateau("train/loss_epch")},
@@ -134,6 +139,10 @@ def test_a_metric_that_comes_is_none_of_them(train, tmp_path, recwarn):
     fid = FIDCallback(num_samples=9, feature="mnist")
     train(*stops, fid, LearningRateMonitor(), max_epochs=1, logger=logger)
     assert not [w for w in recwarn if "monitor=" in str(w.message)]
+
+
+def test_a_dry_run_without_the_callback_that_measures_is_no_mistake(train):
+    assert train(EarlyStopping("fid/mnist@9"), fast_dev_run=2).global_step == 2
 
 
 def test_what_a_users_own_callback_might_log_is_waited_for_and_told_of_once(train, recwarn):
