@@ -6,10 +6,12 @@ A set of N examples is a map-style dataset whose item is a whole batch: `dataset
 flips happen on the training device, one batch at a time, in `ImageDataModule.on_after_batch_transfer`.
 """
 
+import atexit
 import hashlib
 import math
 import os
 import signal
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -196,6 +198,13 @@ class BatchLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         yield from super().__iter__()
 
+    def _get_iterator(self) -> Any:
+        iterator = super()._get_iterator()
+        if self.num_workers > 0:
+            _iterators.add(iterator)
+            _workers[:] = [worker for worker in _workers if worker.is_alive()] + iterator._workers  # type: ignore[attr-defined]
+        return iterator
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing, but its being here tells Lightning that an epoch can be continued in the middle.
 
@@ -212,6 +221,26 @@ def _leave_signals(worker: int) -> None:
     """A terminal's Ctrl-C and a job's SIGTERM reach the workers too, which the training process needs to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+_iterators: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Those of loaders that have workers."""
+
+_workers: list[Any] = []
+"""All of them, as processes."""
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Where an error keeps loaders alive to the end of the process, Python would send their workers SIGTERM, and wait.
+
+    Some outlive even the orderly end of an iterator that a traceback held.
+    """
+    for iterator in list(_iterators):
+        iterator._shutdown_workers()
+    for worker in _workers:
+        if worker._parent_pid == os.getpid() and worker.is_alive():
+            worker.kill()
 
 
 class BatchDataModule(LightningDataModule, ABC):

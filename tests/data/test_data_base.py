@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -231,6 +233,18 @@ def test_iterating_leaves_the_global_generator_alone():
     list(data.train_dataloader())
     list(data.val_dataloader())
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_workers_end_with_a_process_that_an_error_ended():
+    """They leave SIGTERM to the training process; a loader that a traceback still holds must not keep it waiting."""
+    code = (
+        "import builtins\n"
+        "from diffusion_lightning import EmbeddedMNIST\n"
+        "builtins.kept = iter(EmbeddedMNIST(num_workers=1).train_dataloader())\n"
+        "next(builtins.kept)\n"
+        "raise SystemExit(3)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 3
 
 
 @pytest.mark.parametrize("workers", [0, 1])
