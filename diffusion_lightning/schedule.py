@@ -46,11 +46,13 @@ class LinearDecay(LinearLR):
     Args:
         optimizer: whose rates it sets.
         end_factor: e, in [0, 1].
-        total_steps: N; those of the run if left out, where a ``ScoreModule`` makes it.
+        total_steps: N; those of the run if left out, where a ``ScoreModule`` makes it. Infinite, the rate stays.
 
     Raises:
         ValueError: if an argument is out of its range, or ``total_steps`` is not known.
     """
+
+    total_steps: float
 
     def __init__(self, optimizer: Optimizer, end_factor: float = 0.02, total_steps: int | None = None) -> None:
         if total_steps is None or total_steps < 1:
@@ -72,12 +74,13 @@ def make_scheduler(make: MakeScheduler, optimizer: Optimizer, run_steps: float) 
     """
     if not follows_the_run(make):
         return make(optimizer)
-    if run_steps == math.inf:
+    cls, _ = class_behind(make)
+    if run_steps == math.inf and not issubclass(cls, LinearDecay):
         raise ValueError(
-            f"lr_scheduler: {class_behind(make)[0].__name__} follows the run's length, but this run has no end: give "
+            f"lr_scheduler: {cls.__name__} follows the run's length, but this run has no end: give "
             "trainer.max_epochs or trainer.max_steps, or model.lr_scheduler.total_steps"
         )
-    return make(optimizer, total_steps=max(int(run_steps), 1))
+    return make(optimizer, total_steps=run_steps if run_steps == math.inf else max(int(run_steps), 1))
 
 
 def follows_the_run(make: MakeScheduler) -> bool:
@@ -133,10 +136,15 @@ def overruled(scheduler: Any) -> str | None:
 
 
 def misfit(scheduler: Any, run_steps: float) -> str | None:
-    """In which words a schedule is shorter or longer than a run by more than 5 %; None if it is not, or has no end."""
+    """In which words a schedule is shorter or longer than a run by more than 5 %; None if it is not."""
+    length = _length(scheduler)
+    if length == run_steps == math.inf:
+        return (
+            f"model.lr_scheduler: {type(scheduler).__name__} follows the run's length, but this run has no end: its "
+            "rate stays; give trainer.max_epochs or trainer.max_steps, or model.lr_scheduler.total_steps"
+        )
     if run_steps == math.inf:
         return None
-    length = _length(scheduler)
     if length is None or abs(length - run_steps) <= TOLERANCE * run_steps:
         return None
     name = type(scheduler).__name__
@@ -165,7 +173,7 @@ def _way_out(scheduler: Any, run_steps: float) -> str:
     return "give it the run's length"
 
 
-def _length(scheduler: Any) -> int | None:
+def _length(scheduler: Any) -> float | None:
     """Steps after which a schedule has come to its end; None if it has none."""
     match scheduler:
         case OneCycleLR():

@@ -33,6 +33,7 @@ class Mutation(NamedTuple):
 GAUSSIAN, MIXTURE, CONTRACTS = (
     f"tests/samplers/test_sampler_{name}.py" for name in ("gaussian", "mixture", "contracts")
 )
+RESUME = "tests/test_resume.py"
 AUGMENTATION = "tests/test_augmentation.py"
 TABLE = "tests/samplers/test_sampler_table.py"
 SDE, PARAMETERIZATION, DENOISER, OBJECTIVE, EMA = (
@@ -625,9 +626,9 @@ MUTATIONS = [
     ),
     Mutation(
         "an older checkpoint is of another network, for it lacks a newer argument",
-        "module.py",
-        """saved = {**saved, "init_args": {**defaults, **saved["init_args"]}}""",
-        "pass",
+        "resume.py",
+        'return {**usual, **recipe["init_args"]}',
+        'return dict(recipe["init_args"])',
         "tests/test_checkpoint.py::test_the_present_version_goes_on_without_a_word",
     ),
     Mutation(
@@ -800,6 +801,63 @@ MUTATIONS = [
         "return module.eval()",
         "return module",
         "tests/test_module.py::test_what_is_loaded_is_in_evaluation_mode_until_it_is_trained",
+    ),
+    # ---- what is asked for on a resume
+    Mutation(
+        "a changed option of the optimizer is not laid over its restored groups",
+        "resume.py",
+        "group[name] = asked[name]",
+        "pass",
+        RESUME,
+    ),
+    Mutation(
+        "a changed schedule begins again at its first step",
+        "resume.py",
+        "own.lr_scheduler, run_steps, step, parameters)",
+        "own.lr_scheduler, run_steps, 0, parameters)",
+        RESUME,
+    ),
+    Mutation(
+        "a longer run keeps the schedule of the shorter one",
+        "resume.py",
+        "and length != run_steps",
+        "and length == -1",
+        RESUME,
+    ),
+    Mutation(
+        "a plateau forgets what it has seen",
+        "resume.py",
+        "if name not in was or was[name] != value})",
+        "})",
+        RESUME,
+    ),
+    Mutation(
+        "the EMA's decay is the checkpoint's whatever is asked for",
+        "module.py",
+        'self.ema.decay = self.hparams["ema_decay"]',
+        "pass",
+        RESUME,
+    ),
+    Mutation(
+        "an optimizer of another class takes the checkpoint's state",
+        "resume.py",
+        'if change.name == "optimizer":',
+        'if change.name == "optimiser":',
+        RESUME,
+    ),
+    Mutation(
+        "the steps of an epoch that is begun are counted twice",
+        "position.py",
+        "* per_epoch - begun, 0)",
+        "* per_epoch, 0)",
+        RESUME,
+    ),
+    Mutation(
+        "a schedule at its end is stepped on",
+        "schedule.py",
+        "scheduler.last_epoch + 1 >= scheduler.total_steps",
+        "scheduler.last_epoch > scheduler.total_steps",
+        "tests/test_schedule.py",
     ),
 ]
 

@@ -124,7 +124,7 @@ def test_the_ddpm_notebooks_numbers(capsys):
     assert (model["optimizer"]["class_path"], model["optimizer"]["init_args"]["lr"]) == ("torch.optim.AdamW", 1e-4)
     assert model["lr_scheduler"]["init_args"]["monitor"] == "train/loss_epoch"
     optimizers = build(ScoreModule, model).configure_optimizers()
-    assert optimizers["lr_scheduler"]["monitor"] == "train/loss_epoch"
+    assert optimizers["lr_scheduler"]["scheduler"].monitor == "train/loss_epoch"
     assert isinstance(optimizers["lr_scheduler"]["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau)
     assert config["data"]["init_args"]["image_size"] == 64
 

@@ -25,7 +25,7 @@ trainer:
   logger: null
   callbacks:
     - class_path: diffusion_lightning.SampleGrid
-      init_args: {num_samples: 5}
+      init_args: {num_samples: 5, animate: last}
     - class_path: diffusion_lightning.FIDCallback
       init_args: {num_samples: 7, batch_size: 2, feature: {class_path: spy.Patches}}
     - class_path: spy.Spy

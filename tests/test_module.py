@@ -494,7 +494,7 @@ def test_what_is_loaded_is_in_evaluation_mode_until_it_is_trained(make_module, m
     modes: list[bool] = []
     loaded.network.register_forward_hook(lambda network, *_: modes.append(network.training))
     make_trainer(limit_val_batches=0).fit(loaded, datamodule=make_data())
-    assert modes == [True] * 3
+    assert modes[-3:] == [True] * 3  # behind the trial of whether it takes the data
 
     # whoever freezes a part of it has chosen its mode
     loaded = ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt").train()

@@ -403,9 +403,6 @@ def test_fit_ends_with_one_summary(folder, capsys):
     assert said.count("Summary") == 1
     assert said.index("\n  steps     4 in 1 epoch\n") < said.index("Done after 4 steps")
     saved = ["--config", "runs/quickstart/version_0/config.yaml", "--ckpt_path", "last"]
-    cli.main(["fit", *saved])
-    said = capsys.readouterr().out
-    assert "Summary\n  steps     none in this part; 4 in 1 epoch in all\nDone after 4 steps" in said
     cli.main(["fit", *saved, "--trainer.max_epochs", "2"])
     assert "\n  steps     4 in 1 epoch; 8 in 2 epochs in all\n" in capsys.readouterr().out
 

@@ -53,8 +53,16 @@ def test_a_linear_decay_needs_a_length(steps):
 @pytest.mark.parametrize("make", [LinearDecay, partial(LinearDecay, end_factor=0.5), partial(OneCycleLR, max_lr=1.0)])
 def test_a_length_that_is_left_out_is_the_runs(make):
     assert make_scheduler(make, sgd(), 120).total_steps == 120
-    with pytest.raises(ValueError, match=r"lr_scheduler: \w+ follows the run's length, but this run has no end: g"):
-        make_scheduler(make, sgd(), math.inf)
+
+
+def test_in_a_run_without_end_a_decay_stays_and_a_cycle_is_refused():
+    scheduler = make_scheduler(LinearDecay, sgd(), math.inf)
+    assert rates(scheduler, 1000) == [0.8] * 1000
+    assert "LinearDecay follows the run's length, but this run has no end: its" in (misfit(scheduler, math.inf) or "")
+    with pytest.raises(
+        ValueError, match="lr_scheduler: OneCycleLR follows the run's length, but this run has no end: g"
+    ):
+        make_scheduler(partial(OneCycleLR, max_lr=1.0), sgd(), math.inf)
 
 
 @pytest.mark.parametrize(
