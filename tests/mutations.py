@@ -629,7 +629,7 @@ MUTATIONS = [
         "resume.py",
         'return {**usual, **recipe["init_args"]}',
         'return dict(recipe["init_args"])',
-        "tests/test_checkpoint.py::test_the_present_version_goes_on_without_a_word",
+        RESUME,
     ),
     Mutation(
         "a checkpoint is written in place",

@@ -1,5 +1,6 @@
 """What is asked for on a resume happens, or is refused: every option of the optimizer, the scheduler and the module."""
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,8 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import SGD, AdamW, RMSprop
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, OneCycleLR, StepLR
 
-from diffusion_lightning import DDIM, VPSDE, DenoisingScoreMatching, KarrasSDE, LinearDecay, NoisePrediction, UNet
+from diffusion_lightning import DDIM, VPSDE, DenoisingScoreMatching, Heun, KarrasSDE, LinearDecay, NoisePrediction, UNet
+from diffusion_lightning.resume import Change
 
 HALVING = partial(ExponentialLR, gamma=0.5)
 HALVED = [0.5**n for n in (3, 4, 5)]
@@ -234,6 +236,18 @@ def test_a_rate_that_the_scheduler_sets_is_refused(fit):
     cycle = partial(OneCycleLR, max_lr=1e-3, total_steps=9)
     with pytest.raises(ValueError, match=r"model\.optimizer\.lr=0\.5: does nothing, for OneCycleLR sets it by its own"):
         fit({"optimizer": adamw(), "lr_scheduler": cycle}, {"optimizer": adamw(lr=0.5), "lr_scheduler": cycle})
+
+
+def test_an_argument_newer_than_the_checkpoint_had_its_default(make_module):
+    module = make_module()
+    saved = copy.deepcopy(dict(module.hparams))
+    del saved["network"]["init_args"]["num_heads"], saved["sampler"]["init_args"]["rho"], saved["max_skipped_steps"]
+    assert module.changes({"hyper_parameters": saved}) == []
+    other = make_module(sampler=Heun(steps=2, rho=3.0), max_skipped_steps=2)
+    assert other.changes({"hyper_parameters": saved}) == [
+        Change("max_skipped_steps", 10, 2),
+        Change("sampler.rho", 7.0, 3.0),
+    ]
 
 
 def test_dropout_is_no_other_network(fit):
