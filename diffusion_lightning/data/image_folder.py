@@ -123,7 +123,7 @@ class ImageFolder(ImageDataModule):
             counts = torch.bincount(self._labels(train), minlength=len(names)).tolist()
             told = [f"{name} {count}" for name, count in zip(names, counts, strict=True)]
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            parts.append(f"{len(names)} classes, trained on: {', '.join(told[:NAMED])}{more}")
+            parts.append(f"{len(names)} class{'es' * (len(names) > 1)}, trained on: {', '.join(told[:NAMED])}{more}")
         else:
             parts.append("no classes")
         kinds, folders = self._left_out
