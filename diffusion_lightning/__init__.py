@@ -7,6 +7,10 @@ imported only with the names that need them.
 from importlib import import_module
 from typing import Any
 
+from diffusion_lightning.moved import resolve_moved
+
+resolve_moved()
+
 _HOME = {
     "sde": (
         "SDE",
@@ -47,7 +51,7 @@ _HOME = {
     ),
     "likelihood": ("log_likelihood", "bits_per_dim"),
     "networks": ("ScoreNet", "UNet", "DoubleConvUNet", "MLP", "DiffusersUNet"),
-    "augmentation": ("GeometricAugmentation",),
+    "data.augmentation": ("GeometricAugmentation",),
     "data": (
         "EmbeddedMNIST",
         "MNIST",
@@ -60,10 +64,10 @@ _HOME = {
     ),
     "metrics.evaluation": ("evaluate",),
     "metrics.reference": ("Reference",),
-    "ema": ("EMA",),
-    "checkpoint": ("WholeCheckpointIO",),
-    "schedule": ("LinearDecay",),
-    "module": ("ScoreModule",),
+    "training.ema": ("EMA",),
+    "training.checkpoint": ("WholeCheckpointIO",),
+    "training.schedule": ("LinearDecay",),
+    "training.module": ("ScoreModule",),
     "export": ("load_denoiser", "load_sampler"),
     "callbacks": (
         "SampleGrid",
@@ -80,7 +84,7 @@ _HOME = {
         "TerminalProgressBar",
         "RunReport",
     ),
-    "precision": ("AutoPrecision", "Trainer"),
+    "training.precision": ("AutoPrecision", "Trainer"),
     "loggers": ("WandbLogger", "TensorBoardLogger", "RunLogger"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

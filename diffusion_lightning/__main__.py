@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from diffusion_lightning.manual import USAGE, version_line
+from diffusion_lightning.commands.manual import USAGE, version_line
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     if former is signal.default_int_handler:
         # not as an exception, which may be raised within any of the libraries and be taken for a failure of theirs
         signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
-    from diffusion_lightning.cli import main as run
+    from diffusion_lightning.commands.cli import main as run
 
     signal.signal(signal.SIGINT, former)
     run()

@@ -33,15 +33,15 @@ class Mutation(NamedTuple):
 GAUSSIAN, MIXTURE, CONTRACTS = (
     f"tests/samplers/test_sampler_{name}.py" for name in ("gaussian", "mixture", "contracts")
 )
-RESUME = "tests/test_resume.py"
-AUGMENTATION = "tests/test_augmentation.py"
+RESUME = "tests/training/test_resume.py"
+AUGMENTATION = "tests/data/test_augmentation.py"
 TABLE = "tests/samplers/test_sampler_table.py"
 SDE, PARAMETERIZATION, DENOISER, OBJECTIVE, EMA = (
     f"tests/test_{name}.py" for name in ("sde", "parameterization", "denoiser", "objective", "ema")
 )
 
 RELIABILITY = "tests/reliability"
-POSITION = "tests/test_position.py::test_a_run_that_crashed_is_the_run_that_did_not"
+POSITION = "tests/training/test_position.py::test_a_run_that_crashed_is_the_run_that_did_not"
 NON_FINITE = f"{RELIABILITY}/test_non_finite.py::test_a_bad_step_changes_nothing"
 
 MUTATIONS = [
@@ -601,7 +601,7 @@ MUTATIONS = [
         "module.py",
         "derive_seed(*stand, Stream.AUGMENTATION)",
         "derive_seed(global_seed(), batch_idx, Stream.AUGMENTATION)",
-        "tests/test_module.py::test_the_augmentation_differs_between_batches_and_epochs",
+        "tests/training/test_module.py::test_the_augmentation_differs_between_batches_and_epochs",
     ),
     Mutation(
         "images are turned the other way than the network is told",
@@ -665,14 +665,14 @@ MUTATIONS = [
         "compilation.py",
         "reason = _why_not(device) if wanted else None",
         "reason = None",
-        "tests/test_compilation.py::test_without_a_compiler_the_run_warns_once_and_ends",
+        "tests/training/test_compilation.py::test_without_a_compiler_the_run_warns_once_and_ends",
     ),
     Mutation(
         "compiled by auto wherever it is",
         "compilation.py",
         'wanted = pays(device) if choice == "auto" else choice',
         "wanted = bool(choice)",
-        "tests/test_compilation.py::test_the_choice_is_made_when_the_run_starts",
+        "tests/training/test_compilation.py::test_the_choice_is_made_when_the_run_starts",
     ),
     Mutation(
         "compiled at each validation of a run again",
@@ -680,7 +680,7 @@ MUTATIONS = [
         """        compile_in_place(self.network, self._compile, self.device)
         self._compile = False""",
         "        compile_in_place(self.network, self._compile, self.device)",
-        "tests/test_compilation.py::test_the_choice_is_made_when_the_run_starts",
+        "tests/training/test_compilation.py::test_the_choice_is_made_when_the_run_starts",
     ),
     Mutation(
         "a checkpointed block draws its dropout anew in the backward pass",
@@ -701,28 +701,28 @@ MUTATIONS = [
         "precision.py",
         "plugins.append(AutoPrecision())",
         "plugins = [AutoPrecision()]",
-        "tests/test_precision.py::test_auto_is_the_plugin_beside_the_others",
+        "tests/training/test_precision.py::test_auto_is_the_plugin_beside_the_others",
     ),
     Mutation(
         "the losses by noise go on over an epoch's end",
         "callbacks/loss_by_noise.py",
         "if batch_idx == 0:",
         "if self._train is None:",
-        "tests/test_loss_by_noise.py::test_each_epochs_rows_are_of_its_own_steps",
+        "tests/callbacks/test_loss_by_noise.py::test_each_epochs_rows_are_of_its_own_steps",
     ),
     Mutation(
         "a continued epoch's losses by noise forget its first part",
         "callbacks/loss_by_noise.py",
         "pl_module.own_part(self._resumed) if self._resumed is not None else self._nothing(pl_module)",
         "self._nothing(pl_module)",
-        "tests/test_loss_by_noise.py::test_resumed_in_the_middle_of_an_epoch_it_is_the_row_of_the_whole",
+        "tests/callbacks/test_loss_by_noise.py::test_resumed_in_the_middle_of_an_epoch_it_is_the_row_of_the_whole",
     ),
     Mutation(
         "the validation of an earlier epoch is taken for this one's",
         "callbacks/loss_by_noise.py",
         "self._validation = None  # not every epoch has one",
         "pass",
-        "tests/test_loss_by_noise.py::test_each_epochs_rows_are_of_its_own_steps",
+        "tests/callbacks/test_loss_by_noise.py::test_each_epochs_rows_are_of_its_own_steps",
     ),
     Mutation(
         "the states of an animation are of other steps",
@@ -736,7 +736,7 @@ MUTATIONS = [
         "loggers/wandb_logger.py",
         'id=id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)',
         "id=id or secrets.token_hex(4)",
-        "tests/test_loggers.py::test_an_agent_of_a_sweep_says_which_run_it_is",
+        "tests/loggers/test_loggers.py::test_an_agent_of_a_sweep_says_which_run_it_is",
     ),
     # ---- figures that are of something else than is said
     Mutation(
@@ -744,7 +744,7 @@ MUTATIONS = [
         "likelihood_command.py",
         "held_out[draw_some(num, available, seed).tolist()]",
         "held_out[list(range(min(num, available)))]",
-        "tests/test_likelihood_command.py::test_the_examples_are_drawn_from_all_of_them",
+        "tests/commands/test_likelihood_command.py::test_the_examples_are_drawn_from_all_of_them",
     ),
     Mutation(
         "validation reads a sorted set from the front",
@@ -758,7 +758,7 @@ MUTATIONS = [
         "callbacks/fid.py",
         "pl_module.labels_in_shares(self.num_samples)",
         "pl_module.default_labels(torch.arange(self.num_samples))",
-        "tests/test_callbacks.py::test_fid_takes_the_classes_in_the_shares_of_the_data",
+        "tests/callbacks/test_callbacks.py::test_fid_takes_the_classes_in_the_shares_of_the_data",
     ),
     Mutation(
         "a remainder's sample for the first classes instead of the largest remainders",
@@ -772,7 +772,7 @@ MUTATIONS = [
         "callbacks/sample_grid.py",
         "first = trainer.global_rank * count",
         "first = 0",
-        "tests/test_callbacks.py::test_the_processes_share_the_classes_of_a_grid",
+        "tests/callbacks/test_callbacks.py::test_the_processes_share_the_classes_of_a_grid",
     ),
     Mutation(
         "a sample that is not finite is a black picture",
@@ -786,21 +786,21 @@ MUTATIONS = [
         "callbacks/fid.py",
         "value = math.nan",
         "pass",
-        "tests/test_callbacks.py::test_fid_of_a_sample_that_is_not_finite_is_nan",
+        "tests/callbacks/test_callbacks.py::test_fid_of_a_sample_that_is_not_finite_is_nan",
     ),
     Mutation(
         "nan is the best until there is a number",
         "callbacks/checkpoints.py",
         "if math.isfinite(trainer.callback_metrics[self.monitor]):",
         "if True:",
-        "tests/test_callbacks.py::test_what_is_no_number_is_never_the_best",
+        "tests/callbacks/test_callbacks.py::test_what_is_no_number_is_never_the_best",
     ),
     Mutation(
         "what is loaded is in training mode",
         "module.py",
         "return module.eval()",
         "return module",
-        "tests/test_module.py::test_what_is_loaded_is_in_evaluation_mode_until_it_is_trained",
+        "tests/training/test_module.py::test_what_is_loaded_is_in_evaluation_mode_until_it_is_trained",
     ),
     # ---- what is asked for on a resume
     Mutation(
@@ -857,7 +857,7 @@ MUTATIONS = [
         "schedule.py",
         "scheduler.last_epoch + 1 >= scheduler.total_steps",
         "scheduler.last_epoch > scheduler.total_steps",
-        "tests/test_schedule.py",
+        "tests/training/test_schedule.py",
     ),
 ]
 

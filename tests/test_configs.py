@@ -10,9 +10,9 @@ import yaml
 from torchvision.io import write_png
 
 from diffusion_lightning import ScoreModule, cli
-from diffusion_lightning.checkpoint import load_checkpoint
-from diffusion_lightning.recipe import build
-from diffusion_lightning.schedule import advance, follows_the_run, make_scheduler
+from diffusion_lightning.training.checkpoint import load_checkpoint
+from diffusion_lightning.training.recipe import build
+from diffusion_lightning.training.schedule import advance, follows_the_run, make_scheduler
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))

@@ -164,7 +164,14 @@ def test_formulas_and_roles_are_shown_and_not_spelt(site, pages):
         if name.name != "CONTRIBUTING.html":  # which tells how they are spelt
             for raw in RAW:
                 assert raw not in page.text, f"{name}: {raw} in …{page.text[page.text.find(raw) - 60 :][:120]}…"
-    for name in ("concepts", "watching", "reference/sde", "reference/samplers", "reference/objective", "reference/ema"):
+    for name in (
+        "concepts",
+        "watching",
+        "reference/sde",
+        "reference/samplers",
+        "reference/objective",
+        "reference/training.ema",
+    ):
         assert "<math" in (site / f"{name}.html").read_text(), name
 
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from lightning.pytorch import Trainer
 
-from diffusion_lightning import cli
-from diffusion_lightning.recipe import build
+from diffusion_lightning.commands import cli
+from diffusion_lightning.training.recipe import build
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "scaling.md").read_text()

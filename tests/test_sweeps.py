@@ -13,7 +13,7 @@ from wandb import wandb_agent
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
 from wandb_records import wandb_records
 
-from diffusion_lightning import cli
+from diffusion_lightning.commands import cli
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))

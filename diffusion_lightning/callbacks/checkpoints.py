@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from diffusion_lightning.callbacks.fid import FIDCallback
 from diffusion_lightning.callbacks.pictures import is_due
 from diffusion_lightning.callbacks.sampling import SamplingCallback
-from diffusion_lightning.position import Position
+from diffusion_lightning.training.position import Position
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 

@@ -14,11 +14,11 @@ from diffusion_lightning.callbacks.pictures import check_at_least_one, check_ima
 from diffusion_lightning.callbacks.sampling import Measurement
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.metrics.fid import ReferenceFID, build_features
-from diffusion_lightning.module import ScoreModule
-from diffusion_lightning.non_finite import count_broken, warn_of_broken
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.module import ScoreModule
+from diffusion_lightning.training.non_finite import count_broken, warn_of_broken
 
 
 class FIDCallback(Measurement):

@@ -6,7 +6,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from diffusion_lightning.callbacks.pictures import example_shape
-from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.training.module import ScoreModule
 
 
 def held_out_points(callback: Callback, data: Any, module: ScoreModule, for_images: str) -> Tensor:

@@ -25,10 +25,10 @@ from diffusion_lightning.callbacks.pictures import (
     told_of,
 )
 from diffusion_lightning.disk import replace
-from diffusion_lightning.guest import excused
 from diffusion_lightning.images import figure_picture
-from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.loggers.guest import excused
 from diffusion_lightning.sde import SDE
+from diffusion_lightning.training.module import ScoreModule
 
 COLUMNS = ("epoch", "stage", "noise_level", "low", "high", "loss", "examples")
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_lightning.callbacks.sampling import Measurement, SamplingCallback
-from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.tables import Summary
+from diffusion_lightning.training.module import ScoreModule
 
 PARTS = ("data", "step", "sampling", "evaluation", "checkpoint", "other")
 

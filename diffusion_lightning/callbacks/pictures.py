@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import WarningCache
 from torch import Tensor
 
-from diffusion_lightning.guest import excused
 from diffusion_lightning.images import is_picture, write_gif, write_png
-from diffusion_lightning.module import ScoreModule
+from diffusion_lightning.loggers.guest import excused
+from diffusion_lightning.loggers.pictures import show_animation, show_picture
+from diffusion_lightning.training.module import ScoreModule
 
 LENGTH, HOLD = 4.0, 2.0
 """Seconds that an animation takes until its last picture, and those that it then rests."""
@@ -47,10 +47,7 @@ def leave_picture(trainer: Trainer, name: str, picture: Tensor, path: Path) -> N
         write_png(picture, path)
     for logger in trainer.loggers:
         with excused(logger):
-            if isinstance(logger, WandbLogger) and path.is_file():
-                show_in_wandb(logger, name, path, logged_step(trainer))
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(name, picture, global_step=logged_step(trainer))
+            show_picture(logger, name, picture, path, logged_step(trainer))
 
 
 def leave_animation(trainer: Trainer, name: str, pictures: Sequence[Tensor], path: Path) -> None:
@@ -65,37 +62,7 @@ def leave_animation(trainer: Trainer, name: str, pictures: Sequence[Tensor], pat
         return
     for logger in trainer.loggers:
         with excused(logger):
-            if isinstance(logger, WandbLogger):
-                show_in_wandb(logger, name, path, logged_step(trainer))
-            elif isinstance(logger, TensorBoardLogger):
-                _animate_in_tensorboard(logger, name, pictures[-1].shape, path, logged_step(trainer))
-
-
-def show_in_wandb(logger: WandbLogger, name: str, path: Path, step: int) -> None:
-    """Give W&B a picture as it is on disk, as ``name``; an animation, a GIF, as ``<name>_animation``."""
-    if path.suffix == ".gif":
-        logger.log_video(_animation(name), [str(path)], step=step, caption=[path.stem])
-    else:
-        logger.log_image(name, [str(path)], step=step, caption=[path.stem])
-
-
-def _animate_in_tensorboard(logger: TensorBoardLogger, name: str, shape: Sequence[int], path: Path, step: int) -> None:
-    """A GIF among the images, which TensorBoard shows moving: what ``add_video`` writes, without the moviepy it needs.
-
-    tensorboardX, which Lightning takes where TensorBoard is not installed, gets none.
-    """
-    try:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-    except ImportError:
-        return
-    channels, height, width = shape
-    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=path.read_bytes())
-    summary = Summary(value=[Summary.Value(tag=_animation(name), image=image)])
-    logger.experiment.file_writer.add_summary(summary, step)
-
-
-def _animation(name: str) -> str:
-    return f"{name}_animation"
+            show_animation(logger, name, pictures[-1].shape, path, logged_step(trainer))
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from diffusion_lightning.callbacks.pictures import check_images, is_due
-from diffusion_lightning.module import ScoreModule
 from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.module import ScoreModule
 
 SHOWN = 1.01
 """The largest value of an image that is not worth a warning: rounding may exceed 1 a little."""

@@ -10,10 +10,10 @@ from diffusion_lightning.callbacks.held_out import held_out_points
 from diffusion_lightning.callbacks.pictures import check_at_least_one
 from diffusion_lightning.callbacks.sampling import Measurement
 from diffusion_lightning.metrics.sliced_wasserstein import sliced_wasserstein
-from diffusion_lightning.module import ScoreModule
-from diffusion_lightning.non_finite import count_broken, warn_of_broken
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some, global_seed
 from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.module import ScoreModule
+from diffusion_lightning.training.non_finite import count_broken, warn_of_broken
 
 
 class SlicedWasserstein(Measurement):

@@ -29,8 +29,8 @@ from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.export.record import recipe_of
 from diffusion_lightning.networks import DiffusersUNet
 from diffusion_lightning.parameterization import NoisePrediction, VelocityPrediction
-from diffusion_lightning.recipe import build
 from diffusion_lightning.sde import DiscreteVPSDE, expand
+from diffusion_lightning.training.recipe import build
 
 try:
     from diffusers import ConfigMixin, DDIMPipeline, DDIMScheduler, DDPMScheduler, ModelMixin, UNet2DModel

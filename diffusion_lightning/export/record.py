@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from diffusion_lightning.denoiser import Denoiser
-from diffusion_lightning.recipe import describe
 from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.recipe import describe
 
 NAME = "config.yaml"
 
@@ -27,8 +27,9 @@ def write_record(
 def record_text(format: str, denoiser: Denoiser, sampler: Sampler | None, shape: Sequence[int] | None) -> str:
     """The record of an export, as YAML.
 
-    It holds the recipes (see :mod:`diffusion_lightning.recipe`) of the denoiser's network, SDE and parameterization and
-    of the sampler, the shape of one example, the number of classes, and the range [t_min, T] of times.
+    It holds the recipes (see :mod:`diffusion_lightning.training.recipe`) of the denoiser's network, SDE and
+    parameterization and of the sampler, the shape of one example, the number of classes, and the range [t_min, T] of
+    times.
 
     Args:
         format: the name of what is written.
@@ -49,7 +50,7 @@ def record_text(format: str, denoiser: Denoiser, sampler: Sampler | None, shape:
 
 
 def recipe_of(denoiser: Denoiser) -> dict[str, Any]:
-    """The arguments that :func:`diffusion_lightning.recipe.build` makes the denoiser from."""
+    """The arguments that :func:`diffusion_lightning.training.recipe.build` makes the denoiser from."""
     return {name: describe(getattr(denoiser, name)) for name in ("network", "sde", "parameterization")}
 
 

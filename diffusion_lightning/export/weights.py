@@ -13,10 +13,10 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from diffusion_lightning.denoiser import Denoiser
-from diffusion_lightning.ema import EMA
 from diffusion_lightning.export.record import NAME, read_record, write_record
-from diffusion_lightning.recipe import build
 from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.ema import EMA
+from diffusion_lightning.training.recipe import build
 
 WEIGHTS = "model.safetensors"
 
@@ -63,7 +63,7 @@ def load_denoiser(folder: str | os.PathLike[str], device: torch.device | str = "
 
 
 def _of_checkpoint(path: Path) -> Denoiser:
-    from diffusion_lightning.checkpoint import load_checkpoint  # here, for it loads Lightning
+    from diffusion_lightning.training.checkpoint import load_checkpoint  # here, for it loads Lightning
 
     checkpoint = load_checkpoint(path)
     parts = ("network", "sde", "parameterization")

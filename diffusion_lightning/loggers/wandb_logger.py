@@ -11,7 +11,7 @@ from lightning.pytorch import loggers
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from diffusion_lightning.callbacks.pictures import show_in_wandb
+from diffusion_lightning.loggers.pictures import show_in_wandb
 from diffusion_lightning.loggers.run_logger import RunLogger
 from diffusion_lightning.loggers.wandb_file import next_step
 

@@ -50,7 +50,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 @cache
 def parsers() -> dict[str, ArgumentParser]:
     """The parser of each command, in the order of the summary."""
-    from diffusion_lightning import cli
+    from diffusion_lightning.commands import cli
 
     found: dict[str, ArgumentParser] = {}
     for command in summary(cli.USAGE):
@@ -86,7 +86,7 @@ def name(action: Action) -> str:
 
 
 def _all_commands() -> str:
-    from diffusion_lightning import cli
+    from diffusion_lightning.commands import cli
 
     sections = [f"```text\n{cli.USAGE.strip()}\n```"]
     of_fit = {name(action) for action in options(parsers()["fit"])}

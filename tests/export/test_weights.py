@@ -28,7 +28,7 @@ from diffusion_lightning import (
     load_sampler,
 )
 from diffusion_lightning.export.weights import save_denoiser
-from diffusion_lightning.recipe import describe
+from diffusion_lightning.training.recipe import describe
 
 DENOISERS = {
     "unet": lambda: Denoiser(

@@ -21,8 +21,8 @@ from diffusion_lightning import (
     VelocityPrediction,
     cli,
 )
-from diffusion_lightning.checkpoint import load_checkpoint
 from diffusion_lightning.networks import DiffusersUNet
+from diffusion_lightning.training.checkpoint import load_checkpoint
 
 TINY = {
     "in_channels": 1,

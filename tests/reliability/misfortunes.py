@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from diffusion_lightning import EmbeddedMNIST, ScoreModule, UNet
-from diffusion_lightning.ema import EMA
+from diffusion_lightning.training.ema import EMA
 
 FUNCTIONS = {"sample": (ScoreModule, "sample"), "ema": (EMA, "update"), "write": (torch, "save")}
 """More moments: samples are drawn; the optimizer has stepped and the EMA has not; a checkpoint is written."""

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.loops.fit_loop import _FitLoop
 
-from diffusion_lightning import cli
+from diffusion_lightning.commands import cli
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(CONFIGS.glob("*.yaml"))}
@@ -214,7 +214,7 @@ COMPONENTS = [
 ]
 NO_CLASSES: list[Any] = [
     *("", "..", "3", "a b", "ünïcode.Ä", "nonsense.Nope", "diffusion_lightning", "diffusion_lightning.Nope"),
-    *("diffusion_lightning.MLPP", "diffusion_lightning.cli.main", "builtins.print", "builtins.int", "this"),
+    *("diffusion_lightning.MLPP", "diffusion_lightning.commands.cli.main", "builtins.print", "builtins.int", "this"),
     *("os.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "shutil.rmtree", "torch.load"),
     *("pathlib.Path", "lightning.pytorch.Trainer", "diffusion_lightning.ScoreModule"),
     *("diffusion_lightning.SampleGrid", "diffusion_lightning.Predictor"),

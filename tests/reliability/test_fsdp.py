@@ -13,8 +13,8 @@ from torch.distributed import destroy_process_group, init_process_group
 from torch.distributed.device_mesh import init_device_mesh
 
 from diffusion_lightning import ScoreModule, UNet
-from diffusion_lightning.ema import EMA
-from diffusion_lightning.sharding import gathered, is_sharded, number_as_in, own_rows, part_of, shard, whole_of
+from diffusion_lightning.training.ema import EMA
+from diffusion_lightning.training.sharding import gathered, is_sharded, number_as_in, own_rows, part_of, shard, whole_of
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 

@@ -9,7 +9,7 @@ import pytest
 from page_reader import PageReader
 from run_folders import CONFIG, animation, course, picture
 
-from diffusion_lightning.evaluation_report import Results
+from diffusion_lightning.commands.evaluation_report import Results
 from diffusion_lightning.report.page import render
 from diffusion_lightning.report.pictures import embed
 from diffusion_lightning.report.run import read_run

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from run_folders import CONFIG, animation, course, picture
 
+from diffusion_lightning.commands.run_folder import find_run
 from diffusion_lightning.loggers import RunLogger
 from diffusion_lightning.report.run import labels, read_run
-from diffusion_lightning.run_folder import find_run
 
 
 def test_the_series_are_what_was_written(make_run):

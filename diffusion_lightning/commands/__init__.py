@@ -1,0 +1,1 @@
+"""The ``lightning`` command, a file per subcommand."""

@@ -1,0 +1,173 @@
+"""`lightning fit --dry_run`: what a training would be, how much arithmetic, and how long, by a few steps of it."""
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from diffusion_lightning.callbacks.performance import peak_memory_gb
+from diffusion_lightning.callbacks.sampling import SamplingCallback
+from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.module import ScoreModule
+
+TRIAL_STEPS = 12
+"""Batches that are trained on; the first third is not timed."""
+
+DEFAULT_EPOCHS = 1000
+"""Of Lightning, where a config gives neither epochs nor steps."""
+
+
+@dataclass
+class Length:
+    """How long a training is, as its config says it; ``None`` and −1 as in Lightning's Trainer."""
+
+    max_epochs: int | None
+    max_steps: int
+    limit_train_batches: int | float | None
+    accumulate_grad_batches: int
+
+    def batches(self, per_epoch: int) -> tuple[int, float]:
+        """The batches of an epoch and of the whole training, where the data has ``per_epoch``; infinite without end."""
+        limit = self.limit_train_batches
+        if limit is not None:
+            per_epoch = min(per_epoch, limit) if isinstance(limit, int) else int(per_epoch * limit)
+        epochs = math.inf if self.max_epochs == -1 else self.max_epochs
+        if epochs is None:
+            epochs = DEFAULT_EPOCHS if self.max_steps == -1 else math.inf
+        steps = math.inf if self.max_steps == -1 else self.max_steps
+        return per_epoch, min(epochs * per_epoch, steps * self.accumulate_grad_batches)
+
+
+class _BatchTimes(Callback):
+    """Seconds from each batch's start to the next one's."""
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        self.starts.append(time.perf_counter())
+
+    def typical(self) -> float:
+        """The median, without the first ones."""
+        seconds = [later - earlier for earlier, later in zip(self.starts, self.starts[1:], strict=False)]
+        return statistics.median(seconds[len(seconds) // 3 :])
+
+
+class _Nothing(Denoiser):
+    """Costs nothing: for counting a sampler's evaluations."""
+
+    def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def dry_run(trainer: Trainer, module: ScoreModule, data: LightningDataModule, length: Length) -> list[tuple[str, str]]:
+    """Train for :data:`TRIAL_STEPS` batches without any trace on disk, and tell what the whole would take.
+
+    The times are of this machine as it is now. Validation and what a measurement computes beside its samples are not
+    in them, and of a solver with steps of its own the evaluations are a lower bound.
+
+    Args:
+        trainer: made with ``fast_dev_run=TRIAL_STEPS``; loses its callbacks that draw samples.
+        module: to be trained; its weights are changed by the trial.
+        data: the examples.
+        length: of the training that is meant.
+
+    Returns:
+        Lines of a table, what and how much.
+    """
+    drawing = [callback for callback in trainer.callbacks if isinstance(callback, SamplingCallback)]  # type: ignore[attr-defined]
+    times = _BatchTimes()
+    trainer.callbacks = [*(c for c in trainer.callbacks if c not in drawing), times]  # type: ignore[attr-defined]
+    trainer.fit(module, datamodule=data)
+
+    loader = data.train_dataloader()
+    batch = next(iter(loader))
+    x, labels = (part[:1].to(module.device) for part in batch)
+    per_epoch, batches = length.batches(len(loader))
+    examples = len(batch[0]) * trainer.world_size
+    forward, step = flops(module, x, labels)
+    seconds = times.typical()
+    rows = [
+        ("network", f"{type(module.network).__name__}, {_weights(module):,} weights to train"),
+        ("forward pass", f"{_engineering(forward)}FLOP an example"),
+        ("training step", f"{_engineering(step)}FLOP an example"),
+        ("batch", f"{len(batch[0])} examples in each of {trainer.world_size} processes"),
+        ("length", f"{_count(batches)} batches, {per_epoch:,} an epoch"),
+        ("speed", f"{examples / seconds:,.0f} examples/s, {_engineering(step * examples / seconds)}FLOP/s"),
+        ("training", _interval(batches * seconds)),
+    ]
+    evaluation = seconds_per_evaluation(trainer, module, x, labels)
+    for callback in drawing:
+        sampler: Sampler = callback.sampler or module.sampler
+        nfe, num = evaluations(sampler, module), callback.num_samples  # type: ignore[attr-defined]
+        cost = nfe * num * evaluation / trainer.world_size
+        due = math.ceil(batches / per_epoch / callback.every_n_epochs) if batches < math.inf else math.inf
+        what = f"{_count(due)} × {num:,} samples of {nfe} evaluations ({type(sampler).__name__})"
+        rows.append((type(callback).__name__, f"{_interval(due * cost)}: {what}"))
+    memory = peak_memory_gb(module.device)
+    if memory is not None:
+        rows.append(("memory", f"{memory:.2f} GB at the peak of {TRIAL_STEPS} steps"))
+    return rows
+
+
+def flops(module: ScoreModule, x: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Floating-point operations for one example: of the denoiser, and of the loss with its gradients.
+
+    By PyTorch's counter: matrix products, convolutions and attention, a multiplication and an addition each.
+    """
+    t = torch.full((len(x),), module.denoiser.sde.T, device=x.device)
+    condition = module.condition(labels)
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        module.denoiser.denoise(x, t, **condition)
+    with FlopCounterMode(display=False) as step:
+        module.objective(module.denoiser, x, **condition).mean().backward()
+    module.zero_grad()
+    return forward.get_total_flops() / len(x), step.get_total_flops() / len(x)
+
+
+def seconds_per_evaluation(trainer: Trainer, module: ScoreModule, x: Tensor, labels: Tensor, size: int = 64) -> float:
+    """Of the denoiser for one of ``size`` examples, at the trainer's precision."""
+    x, labels = x.expand(size, *x.shape[1:]).contiguous(), labels.expand(size).contiguous()
+    t = torch.full((size,), module.denoiser.sde.T, device=x.device)
+    for _ in range(2):  # the first one warms up
+        start = time.perf_counter()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            module.denoiser.denoise(x, t, **module.condition(labels)).sum().item()
+    return (time.perf_counter() - start) / size
+
+
+def evaluations(sampler: Sampler, module: ScoreModule) -> int:
+    """How often a sampler evaluates the denoiser for one sample."""
+    assert module.shape is not None
+    sampler(_Nothing(None, module.denoiser.sde, None), (1, *module.shape), generator=torch.Generator())
+    return sampler.nfe
+
+
+def _weights(module: ScoreModule) -> int:
+    return sum(p.numel() for p in module.network.parameters() if p.requires_grad)
+
+
+def _engineering(value: float) -> str:
+    """With three digits and a prefix of the SI."""
+    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
+def _interval(seconds: float) -> str:
+    return "without end" if seconds == math.inf else tqdm.format_interval(math.ceil(seconds))
+
+
+def _count(number: float) -> str:
+    return "∞" if number == math.inf else f"{number:,.0f}"

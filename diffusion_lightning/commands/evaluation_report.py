@@ -1,0 +1,162 @@
+"""What an evaluation leaves: its figures as JSON, as a table in Markdown and on the screen, and a sweep's curve."""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from diffusion_lightning.commands.usage import UsageError
+from diffusion_lightning.disk import replace
+from diffusion_lightning.images import write_png
+from diffusion_lightning.metrics.cost_curve import cost_picture
+from diffusion_lightning.tables import output_console
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """A folder made now; numbered if there are earlier ones of that name."""
+    for number in itertools.count(1):
+        folder = parent / (name if number == 1 else f"{name}_{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError as error:
+            if not folder.exists():  # something on the way to it is a file
+                raise UsageError(f"output={str(parent)!r}: no folder can be made there") from error
+        except OSError as error:
+            raise UsageError(f"output={str(parent)!r}: no folder can be made there ({error.strerror})") from error
+    raise AssertionError
+
+
+@dataclass
+class Results:
+    """What has been found so far: an entry for each sampler.
+
+    Attributes:
+        is_sweep: whether there are several samplers in all.
+        entries: as they are written down.
+        families: of each entry, its sampler without its steps.
+    """
+
+    is_sweep: bool
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    families: list[str] = field(default_factory=list)
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The entry of the smallest FID; None where it is not measured, or not a number."""
+        measured = [entry for entry in self.entries if _fid_name(entry) is not None]
+        finite = [entry for entry in measured if math.isfinite(entry["metrics"][_fid_name(entry)])]
+        return min(finite, key=lambda entry: entry["metrics"][_fid_name(entry)], default=None)
+
+    def write(self, folder: Path) -> None:
+        """Write ``results.json``, ``results.md``, and of a sweep ``sweep.png``, each whole or not at all."""
+        best = self.best
+        content = {"sweep": self.entries, "best": best and best["sampler"]} if self.is_sweep else self.entries[0]
+        replace(folder / "results.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        replace(folder / "results.md", self.markdown())
+        if self.is_sweep and best is not None:
+            name = _fid_name(best)
+            assert name is not None
+            curves: dict[str, list[tuple[int, float]]] = {}
+            for family, entry in zip(self.families, self.entries, strict=True):
+                curves.setdefault(family, []).append((entry["nfe"], entry["metrics"][name]))
+            write_png(cost_picture(curves, name), folder / "sweep.png")
+
+    def markdown(self) -> str:
+        """The table, and what it is of."""
+        first, best = self.entries[0], self.best
+        lines = [
+            f"# {Path(first['checkpoint']).name}, step {first['step']}",
+            "",
+            f"{first['num']} samples of `{first['checkpoint']}` (epoch {first['epoch']}), EMA weights, "
+            f"{first['precision']}, seed {first['seed']}; features {first['feature']}, reference "
+            f"{first['reference'] or 'none'}.",
+            "",
+            *_plain(*self.table()),
+            "",
+            self.settings(),
+        ]
+        shown = best or first
+        if "neighbours" in shown:
+            near = shown["neighbours"]
+            lines += [
+                "",
+                f"Copies of real images among the samples of {shown['sampler']}: {near['copies']}. The smallest ratio "
+                "of the distances to the nearest and to the second nearest real image, in features, is "
+                f"{near['smallest_ratio']:.3g}; below 1/3 it is called a copy.",
+                "",
+                "![samples and their nearest real images](neighbours.png)",
+            ]
+        if self.is_sweep and best is not None:
+            lines += ["", f"Best: {best['sampler']}, {best['nfe']} NFE.", "", "![FID over NFE](sweep.png)"]
+        return "\n".join(lines) + "\n"
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows: of several samplers a row each, of one a row for each of its values."""
+        names = [name for name in self.entries[0]["metrics"] if not re.match(r"\w+_(std|error)[/@]", name)]
+        broken = any("not_finite" in entry for entry in self.entries)
+        header = ["sampler", "NFE", *names, "seconds", *(["samples not finite"] if broken else [])]
+        rows = [
+            [
+                entry["sampler"] + (" (best)" if self.is_sweep and entry is self.best else ""),
+                str(entry["nfe"]),
+                *(_value(entry["metrics"], name) for name in names),
+                f"{entry['seconds']:.1f}",
+                *([str(entry.get("not_finite", 0))] if broken else []),
+            ]
+            for entry in self.entries
+        ]
+        if self.is_sweep:
+            return header, rows
+        upright = [list(pair) for pair in zip(header, rows[0], strict=True)]
+        return upright[0], upright[1:]
+
+    def settings(self) -> str:
+        """What else decides the values, such as how large KID's subsets could be, in one line."""
+        told = []
+        for name, values in self.entries[0]["settings"].items():
+            if isinstance(values, dict):
+                told.append(f"{name} ({', '.join(f'{key}={value}' for key, value in values.items())})")
+            else:
+                told.append(f"{name}={values}")
+        return f"Settings: {', '.join(told)}."
+
+    def show(self) -> None:
+        """Print the table, framed on a terminal, plain elsewhere."""
+        header, rows = self.table()
+        console = output_console()
+        if not console.is_terminal:
+            print("\n".join([*_plain(header, rows), "", self.settings()]))
+            return
+        table = Table(*header, box=SIMPLE_HEAD)
+        for row in rows:
+            table.add_row(*row, style="bold" if row[0].endswith(" (best)") else None)
+        console.print(table)
+        console.print(self.settings(), style="dim")
+
+
+def _fid_name(entry: dict[str, Any]) -> str | None:
+    return next((name for name in entry["metrics"] if name.startswith("fid/")), None)
+
+
+def _value(metrics: dict[str, float], name: str) -> str:
+    # kid/mnist@1000 has its spread beside it as kid_std/mnist@1000
+    spread = next(
+        (metrics[key] for kind in ("_std", "_error") if (key := re.sub("(?=[/@])", kind, name, count=1)) in metrics),
+        None,
+    )
+    return f"{metrics[name]:.4g}" + (f" ± {spread:.2g}" if spread is not None else "")
+
+
+def _plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in Markdown, its columns aligned."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return [f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines]

@@ -1,0 +1,135 @@
+"""`lightning export`: a checkpoint's denoiser for other programs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from diffusion_lightning.commands.run_folder import find_checkpoint
+from diffusion_lightning.commands.usage import CKPT_PATH, OneLineParser, UsageError, load_on_device
+from diffusion_lightning.export.folder import FILES, check_output, wanted_file, whole_folder
+from diffusion_lightning.export.record import NAME, record_text
+from diffusion_lightning.export.weights import save_denoiser
+from diffusion_lightning.networks import UNet
+from diffusion_lightning.training.module import ScoreModule
+
+Format = Literal["safetensors", "torch_export", "onnx", "diffusers"]
+
+
+def export_command(args: list[str]) -> None:
+    """Parse the options, write the folder or file, and print what it holds, how it is used, and what comes out.
+
+    Args:
+        args: the command line after ``lightning export``.
+
+    Raises:
+        ValueError, OSError: for options, checkpoints or outputs that cannot be used.
+        ImportError: for a format whose packages are not installed.
+    """
+    options = export_parser().parse_args(args)
+    output = Path(options.output)
+    file = wanted_file(output, options.format, options.overwrite)
+    if file is None:
+        check_output(output, options.overwrite)
+    write = _writer(options.format)
+    module = load_on_device(find_checkpoint(options.ckpt_path), "cpu").eval()
+    if module.shape is None and options.format != "safetensors":
+        raise UsageError(
+            f"ckpt_path={options.ckpt_path!r}: was saved before its examples' shape was known: "
+            "give one of a training, or --format safetensors"
+        )
+    with module.ema_weights(), whole_folder(output, file) as folder:
+        write(module, folder, file is None)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+    count = "1 file" if file is not None else f"{len(files)} files"
+    print(f"{count}, {size / 2**20:.1f} MiB, EMA weights: {output}")
+    path = output if file is not None else output / FILES.get(options.format, "")
+    print(f"  {_use(options.format, path, module)}")
+    if options.format != "diffusers":
+        print(f"  gives {_result(module)}")
+
+
+def export_parser() -> OneLineParser:
+    """The options of ``lightning export``."""
+    parser = OneLineParser(
+        prog="lightning export", description="Write a checkpoint's denoiser, with its EMA weights, for other programs."
+    )
+    parser.add_argument("--ckpt_path", type=str, required=True, help=CKPT_PATH)
+    parser.add_argument(
+        "--format",
+        type=Format,
+        required=True,
+        help="safetensors: weights and config, read back by load_denoiser; torch_export: a .pt2 program that needs "
+        "torch alone; onnx; diffusers: a folder for DDIMPipeline.from_pretrained.",
+    )
+    parser.add_argument(
+        "--output", type=str, required=True, help="A new or empty folder; or a file, x.onnx or x.pt2, of these formats."
+    )
+    parser.add_argument("--overwrite", action="store_true", help="Replace the folder or file of an earlier export.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    return parser
+
+
+def _writer(format: Format) -> Callable[[ScoreModule, Path, bool], None]:
+    """What writes a format; its packages are imported now, before the work."""
+    save: Callable[..., None]
+    match format:
+        case "safetensors":
+            return lambda module, folder, _: save_denoiser(
+                module.denoiser, folder, sampler=module.sampler, shape=module.shape
+            )
+        case "torch_export":
+            from diffusion_lightning.export.program import save_program
+
+            save = save_program
+        case "onnx":
+            from diffusion_lightning.export.onnx_model import save_onnx
+
+            save = save_onnx
+        case "diffusers":
+            from diffusion_lightning.export.diffusers_model import save_pipeline
+
+            save = save_pipeline
+
+    def write(module: ScoreModule, folder: Path, with_record: bool) -> None:
+        assert module.shape is not None
+        record = record_text(format, module.denoiser, module.sampler, module.shape)
+        inside = {} if format == "diffusers" else {"record": record}
+        save(module.denoiser, folder, shape=module.shape, **inside)
+        if with_record:
+            (folder / NAME).write_text(record, encoding="utf-8")
+
+    return write
+
+
+def _result(module: ScoreModule) -> str:
+    """What a denoiser's call gives, of what, and which label means none."""
+    shape = ", ".join(map(str, module.shape or ("…",)))
+    images = ", about [-1, 1]" if module.shape is not None and len(module.shape) == 3 else ""
+    told = f"E[x0 | x_t = x] (B, {shape}){images}, of x = α(t)·x0 + σ(t)·noise in float32"
+    classes = getattr(module.network, "num_classes", None)
+    if classes:
+        told += f"; labels: int64, 0 to {classes - 1}"
+        told += f", and {classes} for none" if isinstance(module.network, UNet) else ""
+    return told
+
+
+def _use(format: Format, output: Path, module: ScoreModule) -> str:
+    """How to use what was written, the file or the folder: a line of Python."""
+    sde = module.denoiser.sde
+    labelled = bool(getattr(module.network, "num_classes", None))
+    arguments = f"x (B, {', '.join(map(str, module.shape or ()))}), t (B,) in [{sde.t_min:g}, {sde.T:g}]"
+    arguments += ", labels (B,)" * labelled
+    call = "(x, t, labels)" if labelled else "(x, t)"
+    match format:
+        case "safetensors":
+            return f"denoiser = diffusion_lightning.load_denoiser({str(output)!r})"
+        case "torch_export":
+            return f"torch.export.load({str(output)!r}).module(){call}: {arguments}"
+        case "onnx":
+            return f"onnxruntime.InferenceSession({str(output)!r}): {arguments}"
+        case "diffusers":
+            from diffusion_lightning.export.diffusers_model import is_library_model
+
+            needed = "" if is_library_model(module.denoiser) else "import diffusion_lightning.export.diffusers_model; "
+            return f"{needed}import diffusers; diffusers.DDIMPipeline.from_pretrained({str(output)!r})()"

@@ -1,0 +1,102 @@
+"""What callbacks leave in a checkpoint and take from it on a resume: what they have seen, never what they were told.
+
+Some of Lightning's would also take back their settings, so that another one on the command line did nothing.
+"""
+
+import io
+import pickle
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from diffusion_lightning.training.recipe import plain
+
+
+def keep_settings(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Change the callbacks' states in a checkpoint, before they are read, so that the trainer's settings hold.
+
+    A ``Timer``, the trainer's ``max_time`` among them, counts from this start on. An ``EarlyStopping`` that had ended
+    the training has its patience anew; while ``min_epochs`` or ``min_steps`` keep the training going, it still ends it
+    then.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        state = checkpoint.get("callbacks", {}).get(callback.state_key)
+        if state is None:
+            continue
+        if isinstance(callback, Timer):
+            state.pop("time_elapsed", None)
+        elif isinstance(callback, EarlyStopping):
+            _keep_patience(callback, state, _has_ended(trainer, checkpoint))
+        elif isinstance(callback, ModelCheckpoint) and "best_k_models" in state:
+            _keep_number(callback, state)
+
+
+def keep_loadable(states: dict[str, Any]) -> dict[str, Any]:
+    """The states of callbacks, without what would keep the whole checkpoint from being read again.
+
+    Numbers of other libraries become numbers (:func:`~diffusion_lightning.training.recipe.plain`). A state of anything
+    else that is neither a plain value nor a tensor is left out, with a warning.
+    """
+    kept = {}
+    for key, state in states.items():
+        state = plain(state, tensors=False)
+        file = io.BytesIO()
+        try:
+            torch.save(state, file)
+            file.seek(0)
+            torch.load(file, weights_only=True, map_location="cpu")
+            kept[key] = state
+        except (pickle.UnpicklingError, pickle.PicklingError, AttributeError, TypeError) as error:
+            what = str(error).partition("Unsupported global: GLOBAL ")[2].partition(" ")[0] or str(error)
+            rank_zero_warn(
+                f"{key.partition('{')[0]}.state_dict(): holds a {what}, which checkpoints cannot hold, and is left "
+                "out: give numbers, texts, lists, dicts or tensors"
+            )
+    return kept
+
+
+def stops_when_it_may(trainer: Trainer) -> bool:
+    """Whether an ``EarlyStopping`` has asked for the end, which ``min_epochs`` or ``min_steps`` put off."""
+    stopping = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
+    return any(callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED for callback in stopping)
+
+
+def put_off_the_end(trainer: Trainer) -> bool:
+    """Take back a wish to end the training while a gradient waits for the next batch, which no checkpoint holds.
+
+    Returns:
+        Whether it was wished, and has to be again after the step.
+    """
+    if not trainer.should_stop or not trainer.fit_loop.epoch_loop._should_accumulate():
+        return False
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timer):
+            callback._verbose = False  # it has told, and would after every batch until then
+    trainer.should_stop = False
+    return True
+
+
+def _has_ended(trainer: Trainer, checkpoint: dict[str, Any]) -> bool:
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    return epochs >= (trainer.min_epochs or 0) and checkpoint["global_step"] >= (trainer.min_steps or 0)
+
+
+def _keep_patience(callback: EarlyStopping, state: dict[str, Any], has_ended: bool) -> None:
+    if state["patience"] != callback.patience:
+        rank_zero_info(f"EarlyStopping: patience={callback.patience} from now on, before it was {state['patience']}")
+        state["patience"] = callback.patience
+    not_stopped = EarlyStoppingReason.NOT_STOPPED.value
+    if has_ended and state.get("stopping_reason", not_stopped) != not_stopped:
+        state.update(wait_count=0, stopping_reason=not_stopped, stopping_reason_message=None)
+
+
+def _keep_number(callback: ModelCheckpoint, state: dict[str, Any]) -> None:
+    """Of more best checkpoints than ``save_top_k`` the others are forgotten, and stay on the disk."""
+    best = sorted(state["best_k_models"].items(), key=lambda item: item[1].item(), reverse=callback.mode == "max")
+    if 0 < callback.save_top_k < len(best):
+        best = best[: callback.save_top_k]
+        state.update(best_k_models=dict(best), kth_best_model_path=best[-1][0], kth_value=best[-1][1])

@@ -1,0 +1,94 @@
+r"""An exponential moving average of the weights, the one that samples are drawn from.
+
+After step n the average is :math:`\bar\theta \leftarrow d_n\bar\theta + (1 - d_n)\,\theta` with
+:math:`d_n = \min\!\big(d,\; \tfrac{1 + n}{10 + n}\big)`: the warm-up forgets the random start.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_ema import ExponentialMovingAverage
+
+from diffusion_lightning.training.sharding import own_rows, part_of, whole_of
+
+
+class EMA(ExponentialMovingAverage):
+    """torch-ema's average with its format of state, updated in a few fused kernels instead of several per tensor.
+
+    Args:
+        parameters: the trainable ones; fixed ones need no average.
+        decay: d in [0, 1]; 0.9999 averages over about the last 10,000 steps.
+
+    Raises:
+        ValueError: if ``decay`` is outside [0, 1].
+    """
+
+    shadow_params: list[Tensor]
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
+        if not 0 <= decay <= 1:
+            raise ValueError(f"ema_decay={decay}: must be in [0, 1]")
+        super().__init__(parameters, decay, use_num_updates=True)
+
+    @property
+    def current_decay(self) -> float:
+        """The d_n of the last update; 0 before the first."""
+        n = self.num_updates
+        return min(self.decay, (1 + n) / (10 + n)) if n else 0.0
+
+    def take_over(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Go on with parameters that have taken the place of those before, and split the average as they are split."""
+        live = list(parameters)
+        self.shadow_params = [part_of(average, p) for average, p in zip(self.shadow_params, live, strict=True)]
+        # not weak ones, as torch-ema's: torch refuses to move a sharded parameter that has any
+        self._params_refs = [lambda p=p: p for p in live]  # type: ignore[misc]
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch-ema's, with whole tensors: it does not depend on how the weights are split."""
+        return {**super().state_dict(), "shadow_params": [whole_of(average) for average in self.shadow_params]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave, each process its part."""
+        live, saved = list(self._get_parameters(None)), state_dict["shadow_params"]
+        if len(saved) == len(live):  # else torch-ema says so
+            parts = [part_of(whole, p) for whole, p in zip(saved, live, strict=True)]
+            state_dict = {**state_dict, "shadow_params": parts}
+        super().load_state_dict(state_dict)
+
+    @torch.no_grad()
+    def update(self, parameters: Iterable[nn.Parameter] | None = None) -> None:
+        """Take the current weights into the average; call it after each optimizer step."""
+        live = list(self._get_parameters(parameters))
+        self._follow(live)
+        assert self.num_updates is not None  # the warm-up of the decay is always on
+        self.num_updates += 1
+        # the average keeps its precision where Lightning's true-precision plugins have changed that of the weights
+        averages = own_rows(self.shadow_params)
+        current = [p.to(average.dtype) for p, average in zip(own_rows(live), averages, strict=True)]
+        torch._foreach_lerp_(averages, current, 1 - self.current_decay)
+
+    @contextmanager
+    def average_parameters(self, parameters: Iterable[nn.Parameter] | None = None) -> Iterator[None]:
+        """Inside, the weights are the averaged ones; afterwards, also after an exception, they are what they were.
+
+        Unlike torch-ema's own, it may be nested.
+        """
+        live = list(self._get_parameters(parameters))
+        self._follow(live)
+        rows = own_rows(live)
+        with torch.no_grad():
+            kept = [p.clone() for p in rows]
+            torch._foreach_copy_(rows, own_rows(self.shadow_params))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(rows, kept)
+
+    def _follow(self, parameters: list[nn.Parameter]) -> None:
+        """Move the average to where the weights are: Lightning moves a module after it was built."""
+        if parameters and self.shadow_params[0].device != parameters[0].device:
+            self.to(device=parameters[0].device)

@@ -1,0 +1,720 @@
+"""ScoreModule: the Lightning face of denoiser, objective and EMA."""
+
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+
+from diffusion_lightning.data.augmentation import GeometricAugmentation
+from diffusion_lightning.data.base import BatchDataModule
+from diffusion_lightning.data.shares import in_shares
+from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.objective import DenoisingScoreMatching
+from diffusion_lightning.parameterization import Parameterization
+from diffusion_lightning.progress import progress_bar
+from diffusion_lightning.randomness import Stream, derive_seed, global_seed
+from diffusion_lightning.samplers import Heun, Sampler
+from diffusion_lightning.sde import SDE
+from diffusion_lightning.training.callback_states import (
+    keep_loadable,
+    keep_settings,
+    put_off_the_end,
+    stops_when_it_may,
+)
+from diffusion_lightning.training.checkpoint import KEY, load_checkpoint
+from diffusion_lightning.training.compatibility import check_batch, check_compatible, check_set
+from diffusion_lightning.training.compilation import Compile, check_choice, compile_in_place
+from diffusion_lightning.training.ema import EMA
+from diffusion_lightning.training.non_finite import NonFiniteError
+from diffusion_lightning.training.position import Position
+from diffusion_lightning.training.recipe import build, class_behind, describe, plain
+from diffusion_lightning.training.resume import Change, Makers, changes, check_network, is_of_another_class, lay_over
+from diffusion_lightning.training.resume import check as check_resume
+from diffusion_lightning.training.schedule import ANY_LENGTH, advance, make_scheduler, misfit, overruled
+from diffusion_lightning.training.sharding import gathered, is_sharded, number_as_in, shard, whole_of
+from diffusion_lightning.training.unsupported import check_trainer
+from diffusion_lightning.training.watchers import PLATEAU, Watchers
+
+
+class ScoreModule(LightningModule):
+    r"""Trains a denoiser by denoising score matching, and keeps the averaged weights that samples are drawn from.
+
+    A training step minimizes the batch mean of :math:`\lambda(t)\lVert D(x_t, t) - x_0\rVert^2` (see
+    :mod:`diffusion_lightning.objective`), clips the gradient's norm, steps the optimizer and then the EMA. Its random
+    draws depend on (seed, epoch, batch) and the place of an example in the batch of all processes alone, so that a run
+    resumed from a checkpoint of any step is, bit for bit, the run that stopped. Validation, sampling and prediction use
+    the EMA weights.
+
+    A step whose loss or gradient is not finite on any process changes neither the weights nor the optimizer's state nor
+    the EMA, on no process; only the learning rate's schedule goes on. It is counted; too many in a row end the
+    training, while in ``16-mixed`` those do not count by which the loss's scale is found.
+
+    Logged: ``train/loss_step`` and ``train/skipped_steps``, ``train/loss_epoch`` and, with noise that is the same in
+    every epoch, ``val/loss``; all of them over all processes.
+
+    Args:
+        network: called ``network(x, time_signal, labels)``; it must keep its constructor's arguments as attributes.
+        sde: the forward process.
+        parameterization: what the network's output means.
+        objective: the loss; ``simple`` weighting at uniform times if left out.
+        ema_decay: d of :class:`EMA`, in [0, 1].
+        optimizer: makes the optimizer from the trainable parameters; AdamW at 2e-4 if left out.
+        lr_scheduler: makes a scheduler from the optimizer; none if left out. A ``ReduceLROnPlateau`` is stepped after
+            each epoch in which its ``monitor`` was measured, any other one after every optimizer step. One whose
+            argument ``total_steps`` is left out (:class:`~diffusion_lightning.LinearDecay`, ``OneCycleLR``) is
+            told the run's length.
+        sampler: draws samples wherever no other is named; :class:`Heun` with 18 steps if left out.
+        clip_norm: the largest norm of the gradient; ``None`` for no clipping. The trainer's ``gradient_clip_val``,
+            if given, takes its place.
+        max_skipped_steps: how many steps in a row may be skipped before training ends with a
+            :class:`~diffusion_lightning.training.non_finite.NonFiniteError`, at least 1.
+        compile: compile the network with ``torch.compile``, before it first runs in a trainer or in :meth:`sample`;
+            ``"auto"``: on a GPU that gains by it, and not on a CPU. Checkpoints do not depend on it.
+        shape: of one example, ``(C, H, W)`` or ``(D,)``; taken from the data at the first use if left out.
+        augment: transforms training images and tells the network how, as ``augment_labels``; its ``augment_dim`` must
+            be that of the augmentation.
+
+    Raises:
+        ValueError: if an argument is out of its range, ``network`` could not be rebuilt from a checkpoint, or it cannot
+            be told of the augmentation.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sde: SDE,
+        parameterization: Parameterization,
+        objective: DenoisingScoreMatching | None = None,
+        ema_decay: float = 0.9999,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        sampler: Sampler | None = None,
+        clip_norm: float | None = 1.0,
+        max_skipped_steps: int = 10,
+        compile: Compile = False,
+        shape: Sequence[int] | None = None,
+        augment: GeometricAugmentation | None = None,
+    ) -> None:
+        super().__init__()
+        # what goes into a checkpoint must be Python's own: a number of NumPy's could be saved, and never loaded
+        ema_decay, clip_norm, max_skipped_steps, compile = map(
+            plain, (ema_decay, clip_norm, max_skipped_steps, compile)
+        )
+        shape = plain(tuple(shape)) if shape is not None else None
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm={clip_norm}: must be positive, or null for no clipping")
+        if max_skipped_steps < 1:
+            raise ValueError(f"max_skipped_steps={max_skipped_steps}: must be at least 1")
+        check_choice(compile)
+        if augment is not None and (dim := getattr(network, "augment_dim", None)) != augment.dim:
+            raise ValueError(
+                f"augment: {type(network).__name__} has augment_dim={dim} and cannot be told of the augmentation; give "
+                f"a network with augment_dim={augment.dim} (UNet), or augment=null"
+            )
+        self.denoiser = Denoiser(network, sde, parameterization)
+        self.objective = objective if objective is not None else DenoisingScoreMatching()
+        self.sampler = sampler if sampler is not None else Heun()
+        self.sampler.check(sde)
+        self.ema = EMA((p for p in network.parameters() if p.requires_grad), ema_decay)
+        self.optimizer = plain(optimizer) if optimizer is not None else partial(torch.optim.AdamW, lr=2e-4)
+        self.lr_scheduler = plain(lr_scheduler)
+        self.clip_norm = clip_norm
+        self.max_skipped_steps = max_skipped_steps
+        self.gradient_norm: Tensor | None = None
+        """Of the last optimizer step, before clipping."""
+        self.skipped_steps = 0
+        self._is_skipped = False
+        self._skipped_in_a_row = 0
+        self._epoch_losses: Tensor | None = None  # this process's sum of losses and its number of examples
+        self.last_times: Tensor | None = None
+        """Of the last batch that was trained on, ``(B,)``."""
+        self._resumed: dict[str, Any] = {}
+        self._is_loaded = False  # from a checkpoint, and in evaluation mode for no other reason
+        self.watchers = Watchers(_plateau_monitor(self.lr_scheduler))
+        """Who watches which metric of the training."""
+        self._ends_after_step = False
+        self.shape = tuple(shape) if shape is not None else None
+        self.augment = augment
+        self.class_names: list[str] | None = None
+        """What each label stands for, as the training data say; None where they have no names."""
+        self.class_counts: list[int] | None = None
+        """How many training examples have each label; None if the network has no classes, or it is not known."""
+        self._fits: tuple[Any, Any] | None = None  # shape and classes of the data that the network has been tried on
+        self._has_seen_batch = self._is_trained = False
+        self._evaluation = ExitStack()
+        self._compile: Compile = compile  # what is still to be done
+        self.save_hyperparameters(
+            {
+                "network": describe(network),
+                "sde": describe(sde),
+                "parameterization": describe(parameterization),
+                "objective": describe(self.objective),
+                "sampler": describe(self.sampler),
+                "ema_decay": ema_decay,
+                "optimizer": describe(self.optimizer),
+                "lr_scheduler": describe(lr_scheduler),
+                "clip_norm": clip_norm,
+                "max_skipped_steps": max_skipped_steps,
+                "compile": compile,
+                "shape": describe(self.shape),
+                "augment": describe(augment),
+            }
+        )
+
+    @property
+    def network(self) -> nn.Module:
+        """The network inside the denoiser."""
+        assert self.denoiser.network is not None
+        return self.denoiser.network
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the network is told of each example's class."""
+        return bool(getattr(self.network, "num_classes", None))
+
+    # ---- training
+
+    def configure_callbacks(self) -> list[Callback]:
+        """None of its own: it is where a trainer's settings can be refused before anything is made."""
+        check_trainer(self.trainer)
+        return []
+
+    def check_data(self, data: Any, is_new: bool = True) -> None:
+        """Raise a ValueError if the network cannot be trained on the data, as far as their attributes tell.
+
+        Args:
+            data: the data module.
+            is_new: whether the network's training begins now, and it could still be another.
+        """
+        fits = getattr(data, "shape", None), getattr(data, "num_classes", None)
+        if fits != self._fits:
+            check_compatible(self.network, data, is_new)
+            self._fits = fits
+
+    def _check_fit(self) -> None:
+        data, stage = getattr(self.trainer, "datamodule", None), self.trainer.state.fn
+        if data is not None and stage != TrainerFn.PREDICTING:
+            self.check_data(data, stage == TrainerFn.FITTING and not self._is_trained)
+
+    def prepare_data(self) -> None:
+        """Read the examples and look at the first: what is wrong with them is said before a logger begins its run.
+
+        Lightning calls it in one process per machine.
+        """
+        self._check_fit()
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, BatchDataModule) and self.trainer.state.fn != TrainerFn.PREDICTING:
+            for examples in data.sets():
+                check_set(self.network, examples, data)
+
+    def setup(self, stage: str) -> None:
+        """Learn from the data what sampling from a checkpoint needs: shape and classes; a fit starts anew."""
+        if stage == TrainerFn.FITTING:
+            if self._is_loaded and not self.training:
+                self.train()  # Lightning leaves the mode as it finds it
+            self._is_loaded = False
+            self._resumed, self._epoch_losses = {}, None
+            self.skipped_steps = self._skipped_in_a_row = 0
+            self._ends_after_step = False
+            self.watchers.begin(self.trainer, self)
+        self._has_seen_batch = False
+        data = getattr(self.trainer, "datamodule", None)
+        self._check_fit()
+        if self.shape is None and data is not None and hasattr(data, "shape"):
+            self._set_shape(data.shape)
+        if isinstance(data, BatchDataModule):
+            self.class_names = data.class_names
+            self.class_counts = data.class_counts() if self.has_classes else None
+
+    def on_train_start(self) -> None:
+        """Go on exactly where a checkpoint was saved, but for what is asked for otherwise now."""
+        run_steps = self.trainer.estimated_stepping_batches
+        if "position" in self._resumed:
+            position = Position(**self._resumed["position"])
+            position.go_on(self.trainer)
+            run_steps = position.run_steps(self.trainer, self.global_step)
+            self.skipped_steps = self._resumed["skipped_steps"]
+            self._skipped_in_a_row = self._resumed["skipped_in_a_row"]
+            self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._resumed["metrics"].items()})
+            self._epoch_losses = self.own_part(self._resumed["epoch_losses"])
+            self.watchers.go_on(self.trainer, self._resumed.get("used", []))
+            self.trainer.should_stop |= stops_when_it_may(self.trainer)
+        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        if self._resumed:
+            self._lay_over(schedulers[0] if schedulers else None, run_steps)
+        self._resumed = {}
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            for scheduler in schedulers:
+                for message in filter(None, (misfit(scheduler, run_steps), overruled(scheduler))):
+                    rank_zero_warn(message)
+
+    def configure_model(self) -> None:
+        """Split the network and its EMA over the processes, if the trainer's strategy is ``ModelParallelStrategy``."""
+        if self.device_mesh is not None and not is_sharded(self.network):
+            shard(self.network, self.device_mesh)
+            self.ema.take_over(p for p in self.network.parameters() if p.requires_grad)
+
+    def on_fit_start(self) -> None:
+        """Compile the network if that was asked for: now it is on its device and, if it is sharded, split."""
+        self._compile_once()
+
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed what the network draws (dropout): it does not depend on what came before."""
+        torch.manual_seed(derive_seed(global_seed(), self.global_rank, self.current_epoch, batch_idx, Stream.DROPOUT))
+        if batch_idx == 0 or self._epoch_losses is None:
+            self._epoch_losses = torch.zeros(2, device=self.device)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """The batch's mean ``loss``, and for callbacks the ``losses`` and ``times`` ``(B,)`` behind it, detached.
+
+        A batch is ``(x (B, …) in [-1, 1], labels (B,))``.
+        """
+        self._look_at(batch)
+        x, labels = batch
+        if self.shape is None:
+            self._set_shape(x.shape[1:])
+        condition = self.condition(labels)
+        # the zero keeps the draws of a single process what they have always been
+        stand = global_seed(), 0, self.current_epoch, batch_idx
+        if self.augment is not None:
+            x, condition["augment_labels"] = self.augment(
+                x, derive_seed(*stand, Stream.AUGMENTATION), self.global_rank, self.trainer.world_size
+            )
+        drawn = self._draw(x, len(x), derive_seed(*stand, Stream.STEP))
+        self.last_times = drawn[0]
+        losses = self.objective(self.denoiser, x, drawn=drawn, **condition)
+        loss = losses.mean()
+        finite = loss.detach().isfinite()
+        assert self._epoch_losses is not None
+        self._epoch_losses += torch.where(finite, torch.stack((loss.detach() * len(x), finite * len(x))), 0.0)
+        # over all processes only where it is written down: to synchronize every step would slow each one
+        written = self._is_written(self.global_step + 1)
+        logged = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean") if written else loss
+        self.log("train/loss_step", logged, prog_bar=True)
+        # a loss that is not finite makes every gradient so, and thereby, once the processes have added them up, those
+        # of all: they skip this step together
+        return {"loss": loss * torch.where(finite, 1.0, torch.nan), "losses": losses.detach(), "times": drawn[0]}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log how many steps have been skipped so far; end between two optimizer steps, if it was time to end."""
+        if self._is_written(self.global_step):
+            self.log("train/skipped_steps", float(self.skipped_steps))
+        self.trainer.should_stop |= self._ends_after_step
+        self._ends_after_step = put_off_the_end(self.trainer)
+
+    def on_validation_end(self) -> None:
+        """As after a batch, for what a validation in the middle of an epoch may end."""
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self._ends_after_step |= put_off_the_end(self.trainer)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip by the trainer's setting if it has one, else to ``clip_norm``; drop a gradient that is not finite."""
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise ValueError(
+                "trainer.precision='16-mixed' with a fused optimizer: its gradients would be clipped while they are "
+                "scaled: give fused=False, or precision='bf16-mixed'"
+            )
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        self.gradient_norm = whole_of(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        self._is_skipped = not self.gradient_norm.isfinite()
+        if self._is_skipped:
+            self._skip(optimizer)
+            return
+        self._skipped_in_a_row = 0
+        limit = self.clip_norm if gradient_clip_val is None else gradient_clip_val
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val=limit, gradient_clip_algorithm="value")
+        elif limit:
+            nn.utils.clip_grads_with_norm_(parameters, limit, self.gradient_norm)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimizer's step, then the EMA's."""
+        super().optimizer_step(*args, **kwargs)
+        if not self._is_skipped:
+            self.ema.update()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean loss over all processes, and step a ``ReduceLROnPlateau`` if its metric is new.
+
+        Lightning would step it after this epoch's checkpoint, which would then lack the step.
+        """
+        assert self._epoch_losses is not None
+        total, count = self.trainer.strategy.reduce(self._epoch_losses.clone(), reduce_op="sum")
+        self.log("train/loss_epoch", total / count)
+        whole = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # not cut short by max_steps
+        for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
+            is_plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+            if whole and is_plateau and (value := self.watchers.take(PLATEAU, self.trainer)) is not None:
+                scheduler.step(value)  # type: ignore[arg-type]
+        self.watchers.tell_who_waits(self.trainer)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a scheduler; those of a metric have been stepped in :meth:`on_train_epoch_end`."""
+        if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            advance(scheduler)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the trainable parameters, and the scheduler if there is one."""
+        optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
+        if self.lr_scheduler is None:
+            return optimizer
+        run_steps = ANY_LENGTH if self._trainer is None else self.trainer.estimated_stepping_batches
+        scheduler = make_scheduler(self.lr_scheduler, optimizer, run_steps)
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            # for Lightning an ordinary one, which it steps by lr_scheduler_step: where a metric is missing it would end
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "reduce_on_plateau": False}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # ---- validation and prediction, on the EMA weights
+
+    def on_validation_epoch_start(self) -> None:
+        """Make a sharded network whole: processes may have unequally many batches, and none may wait for the others."""
+        if is_sharded(self.network):
+            self._evaluation.enter_context(self.ema_weights())
+
+    def on_validation_epoch_end(self) -> None:
+        """Split the network again."""
+        self._evaluation.close()
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Log the loss at times and noise that are the same in every epoch, so that epochs compare.
+
+        Returns the ``losses`` and ``times`` ``(B,)`` behind it.
+        """
+        self._look_at(batch)
+        x, labels = batch
+        # the last batch is smaller: it draws as much as the others, for how much falls to it depends on the processes
+        size = max(len(x), getattr(self.trainer.datamodule, "batch_size", 0))  # type: ignore[attr-defined]
+        drawn = self._draw(x, size, derive_seed(global_seed(), 0, batch_idx, Stream.VALIDATION))
+        with self.ema_weights():
+            losses = self.objective(self.denoiser, x, drawn=drawn, **self.condition(labels))
+        name = "test/loss" if self.trainer.testing else "val/loss"
+        self.log(name, losses.mean(), on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(x))
+        return {"losses": losses, "times": drawn[0]}
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """As :meth:`validation_step`, logged as ``test/loss``."""
+        return self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """One sample for each index of ``batch`` ``(B,)``, by the module's sampler."""
+        seed = derive_seed(global_seed(), int(batch[0]), Stream.PREDICTION)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return self.sample(num=len(batch), labels=self.default_labels(batch), generator=generator)
+
+    # ---- sampling
+
+    @contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """Inside, the network has the EMA weights; afterwards, whatever happened, its own. May be nested.
+
+        Every process must enter it, for a sharded network is put together here; inside, none waits for another.
+        """
+        with self.ema.average_parameters(), gathered(self.network):
+            yield
+
+    def sample(
+        self,
+        sampler: Sampler | None = None,
+        num: int | None = None,
+        labels: int | Sequence[int] | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        batch_size: int = 256,
+        progress: bool = False,
+        trajectory: bool | int = False,
+    ) -> Tensor:
+        """Draw samples with the EMA weights, at the trainer's precision if there is a trainer.
+
+        Args:
+            sampler: the module's own if left out. Afterwards its ``nfe`` is that of the last batch.
+            num: how many, at least 1; if left out as many as there are labels, or else 64.
+            labels: classes ``(num,)``, a tensor or a list; one number for all samples; for a conditional network 0, 1,
+                2, … in turn if left out.
+            generator: draws the starts and the steps' noise.
+            batch_size: how many are drawn at once.
+            progress: show bars, of the images and of each batch's steps.
+            trajectory: return every state instead of the last; a number of at least 2: so many of them, evenly spread,
+                the start and the samples among them.
+
+        Returns:
+            ``(num, *shape)`` float32 on the module's device, about [-1, 1]; with ``trajectory``
+            ``(frames, num, *shape)``, the first frame the starts, the last the samples.
+
+        Raises:
+            ValueError: if ``num`` is below 1, the shape is not known yet, the sampler does not fit the SDE, or labels
+                are not one for each sample, no classes of the network, or given to a network without classes.
+        """
+        if labels is not None:
+            labels = self._checked(labels, num)
+        if num is None:
+            num = 64 if labels is None else len(labels)
+        if num < 1:
+            raise ValueError(f"num={num}: at least 1 sample must be asked for")
+        if self.shape is None:
+            raise ValueError("shape: not known before training; give ScoreModule(shape=(C, H, W)), or (D,) for points")
+        sampler = sampler if sampler is not None else self.sampler
+        self._compile_once()
+        if labels is None:
+            labels = self.default_labels(torch.arange(num, device=self.device))
+        batches, was_training = [], self.training
+        bar = progress_bar(total=num, desc="images", unit="image", disable=not (progress and num > batch_size))
+        try:
+            self.eval()
+            with self.ema_weights(), self._precision(), bar:
+                for first in range(0, num, batch_size):
+                    size = min(batch_size, num - first)
+                    cond: dict[str, Any] = {} if labels is None else {"labels": labels[first : first + size]}
+                    batch = sampler(
+                        self.denoiser,
+                        (size, *self.shape),
+                        generator=generator,
+                        progress=progress,
+                        trajectory=trajectory,
+                        **cond,
+                    )
+                    batches.append(batch)
+                    bar.update(size)
+        finally:
+            self.train(was_training)
+        # a single batch as it is: a copy of a long trajectory may be a gigabyte
+        return batches[0] if len(batches) == 1 else torch.cat(batches, dim=1 if trajectory else 0)
+
+    def condition(self, labels: Tensor) -> dict[str, Any]:
+        """What the network is conditioned on: the labels if it has classes, else nothing."""
+        return {"labels": labels} if self.has_classes else {}
+
+    def _checked(self, labels: int | Sequence[int] | Tensor, num: int | None) -> Tensor:
+        """Labels as int64 ``(num,)``, where the network is."""
+        if not self.has_classes:
+            raise ValueError(f"labels: {type(self.network).__name__} has no classes: leave them out")
+        given = torch.as_tensor(labels, device=self.device)
+        if given.ndim == 0:
+            given = given.expand(1 if num is None else max(num, 0))
+        classes: int = self.network.num_classes  # type: ignore[assignment]
+        if given.ndim != 1 or len(given) != (len(given) if num is None else num):
+            right = "one for each sample" if num is None else f"{num}, one for each sample, or one number for all"
+            raise ValueError(f"labels: of shape {tuple(given.shape)}: must be {right}")
+        whole = not (given.is_floating_point() or given.dtype == torch.bool) or len(given) == 0
+        if not whole or ((given < 0) | (given >= classes)).any():
+            raise ValueError(f"labels={given.unique().tolist()}: must be whole numbers from 0 to {classes - 1}")
+        return given.long()
+
+    def default_labels(self, indices: Tensor) -> Tensor | None:
+        """The classes that samples of these indices get unless told otherwise: in turn; none without classes."""
+        classes = getattr(self.network, "num_classes", None)
+        return indices % classes if classes else None
+
+    @property
+    def drawn_classes(self) -> str:
+        """How :meth:`labels_in_shares` chooses, in words."""
+        if not self.has_classes:
+            return "none"
+        return "in turn" if self.class_counts is None else "in the training data's shares"
+
+    def labels_in_shares(self, total: int, counts: Sequence[int] | None = None) -> Tensor | None:
+        """The classes of ``total`` samples that are to be compared with data; None for a network without classes.
+
+        Each has its share of the data (:func:`~diffusion_lightning.data.shares.in_shares`).
+
+        Args:
+            total: how many samples.
+            counts: of the data's examples in each class; ``class_counts`` if left out, and in turn without those.
+
+        Returns:
+            ``(total,)`` where the network is: sample i has label i, whichever process draws it.
+        """
+        counts = counts if counts is not None else self.class_counts
+        if counts is None or not self.has_classes:
+            return self.default_labels(torch.arange(total, device=self.device))
+        return in_shares(counts, total).to(self.device)
+
+    def _look_at(self, batch: Any) -> None:
+        """Look at the first batch, of whatever data."""
+        if not self._has_seen_batch:
+            check_batch(self.network, batch, getattr(self.trainer, "datamodule", None))
+            self._has_seen_batch = True
+
+    def _draw(self, x: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The times and the noise of x, which is (a part of) this process's ``size`` rows of the batch of all.
+
+        Each process draws for all, and keeps its rows: memory for one batch of noise of every process, for a moment.
+        """
+        generator = torch.Generator(x.device).manual_seed(seed)
+        world_size = self.trainer.world_size
+        whole = (size * world_size, *x.shape[1:])
+        t, noise = self.objective.draw(self.denoiser.sde, whole, device=x.device, generator=generator)
+        rows = slice(self.global_rank, len(x) * world_size, world_size)
+        return t[rows].contiguous(), noise[rows].contiguous()
+
+    def _is_written(self, step: int) -> bool:
+        """Whether the trainer writes down what is logged at this optimizer step, counted from 1."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and step % every == 0
+
+    def _skip(self, optimizer: Any) -> None:
+        """Leave this optimizer step out: without gradients it changes nothing, not even the optimizer's own state."""
+        self.skipped_steps += 1
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is None or scaler.get_scale() <= 1:
+            self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= self.max_skipped_steps:
+            raise NonFiniteError.of(self.trainer, self.network, self.last_times, self._skipped_in_a_row)
+        if self._skipped_in_a_row == 1:
+            rank_zero_warn(f"step {self.global_step}: the loss or its gradient is not finite; the step is skipped")
+        optimizer.zero_grad(set_to_none=True)
+
+    def own_part(self, of_processes: list[Any]) -> Tensor:
+        """This process's of the numbers that each process had; of another number of processes, the first takes all."""
+        parts = torch.tensor(of_processes, device=self.device)
+        if len(parts) == self.trainer.world_size:
+            return parts[self.global_rank]
+        return parts.sum(0) if self.global_rank == 0 else torch.zeros_like(parts[0])
+
+    def _lay_over(self, scheduler: Any, run_steps: float) -> None:
+        """Let what is asked for now be done by the restored optimizer and scheduler, with one line for each change."""
+        optimizer, saved = self.optimizers(use_pl_optimizer=False), self._resumed["hyper_parameters"]
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        states, own = self._resumed["lr_schedulers"], Makers(self.optimizer, self.lr_scheduler)
+        step = self.global_step
+        lines = lay_over(optimizer, scheduler, states[0] if states else None, saved, own, run_steps, step)
+        changed = [f"model.{change.name} was {change.was}, is {change.now}" for change in self._resumed["changes"]]
+        for line in changed + lines:
+            rank_zero_info(f"resumed: {line} from step {step} on")
+
+    def _compile_once(self) -> None:
+        compile_in_place(self.network, self._compile, self.device)
+        self._compile = False
+
+    def _precision(self) -> Any:
+        trainer = self._trainer
+        return nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
+
+    # ---- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the EMA, the package's version, the loggers' run ids, and where the run stands."""
+        if "callbacks" in checkpoint:
+            checkpoint["callbacks"] = keep_loadable(checkpoint["callbacks"])
+        checkpoint["ema"] = self.ema.state_dict()
+        losses = self._epoch_losses if self._epoch_losses is not None else torch.zeros(2, device=self.device)
+        if self.device_mesh is None:  # FSDP has done it, and only on the process that writes the file
+            for state in checkpoint.get("optimizer_states", []):
+                number_as_in(self, state)
+        checkpoint[KEY] = {
+            "version": version("diffusion-lightning"),
+            "run_ids": {type(logger).__name__: logger.version for logger in self.loggers},
+            "position": Position.of(self.trainer).write(checkpoint),
+            "skipped_steps": self.skipped_steps,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "epoch_losses": self.all_gather(losses).reshape(-1, 2).tolist(),  # type: ignore[union-attr]
+            "metrics": {name: value.item() for name, value in self.trainer.callback_metrics.items()},
+            "class_names": self.class_names,
+            "class_counts": self.class_counts,
+            "used": self.watchers.write(self.trainer),
+        }
+
+    def changes(self, checkpoint: dict[str, Any]) -> list[Change]:
+        """The options in which this module differs from a checkpoint's."""
+        parameters = inspect.signature(ScoreModule).parameters.values()
+        defaults = {p.name: describe(p.default) for p in parameters if p.default is not inspect.Parameter.empty}
+        return changes(checkpoint["hyper_parameters"], self.hparams, defaults)
+
+    def check_network(self, checkpoint: dict[str, Any]) -> None:
+        """Raise a ValueError that names the difference, if a checkpoint is of another network than this module's."""
+        check_network(self.changes(checkpoint))
+
+    def check_resume(self, checkpoint: dict[str, Any]) -> None:
+        """Raise a ValueError that names the option, if training cannot go on from a checkpoint as is asked for now."""
+        check_resume(self.changes(checkpoint), checkpoint["hyper_parameters"], self.hparams)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the EMA back, after checking that the checkpoint is of this network; and what is known of its classes.
+
+        Raises:
+            ValueError: if the checkpoint's network is another one.
+        """
+        is_resumed = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        (self.check_resume if is_resumed else self.check_network)(checkpoint)
+        self._is_trained = True
+        if self.shape is None and checkpoint["hyper_parameters"]["shape"] is not None:
+            self._set_shape(checkpoint["hyper_parameters"]["shape"])
+        self.ema.load_state_dict(checkpoint["ema"])
+        self.ema.decay = self.hparams["ema_decay"]
+        if self.class_names is None and self.class_counts is None:  # else the data have been asked already
+            self.class_names = checkpoint[KEY].get("class_names")
+            self.class_counts = checkpoint[KEY].get("class_counts")
+        if is_resumed:
+            assert self._trainer is not None
+            keep_settings(self._trainer, checkpoint)
+            self._resumed = {
+                **checkpoint[KEY],
+                "hyper_parameters": checkpoint["hyper_parameters"],
+                "changes": self.changes(checkpoint),
+                "lr_schedulers": checkpoint["lr_schedulers"],
+            }
+            if is_of_another_class(checkpoint["hyper_parameters"]["lr_scheduler"], self.hparams["lr_scheduler"]):
+                checkpoint["lr_schedulers"] = []  # Lightning would write the one's state into the other
+            if "position" not in self._resumed:
+                rank_zero_warn(
+                    f"the checkpoint is of version {self._resumed['version']}, which did not write down where in an "
+                    "epoch it stood: training goes on with it, but not bit for bit as if it had not stopped"
+                )
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | os.PathLike[str], map_location: Any = "cpu", **kwargs: Any
+    ) -> "ScoreModule":
+        """Rebuild a module from its checkpoint alone, in evaluation mode; a fit puts it back into training mode.
+
+        Its ``denoiser`` has the weights as they were trained; the averaged ones, which samples are drawn with, it has
+        inside :meth:`ema_weights`, and the denoiser of :func:`diffusion_lightning.load_denoiser` always.
+
+        Args:
+            checkpoint_path: the ``.ckpt`` file.
+            map_location: where its tensors go, as in ``torch.load``.
+            kwargs: constructor arguments to change, as objects or recipes, such as ``compile=True``, which is off
+                here whatever the checkpoint's run did.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, holds code, or is not of a ScoreModule.
+        """
+        checkpoint = load_checkpoint(checkpoint_path, map_location)
+        # compiling is worth it for training; whoever loads a checkpoint asks for it anew
+        changed = {"compile": False} | {name: describe(value) for name, value in kwargs.items()}
+        module = build(cls, {**checkpoint["hyper_parameters"], **changed})
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+        module._is_loaded = True
+        return module.eval()
+
+    def _set_shape(self, shape: Sequence[int]) -> None:
+        self.shape = plain(tuple(shape))
+        self.hparams["shape"] = list(self.shape)
+
+
+def _plateau_monitor(lr_scheduler: Any) -> str | None:
+    """What a ``ReduceLROnPlateau`` watches, before it is made; None for any other schedule."""
+    cls, given = (None, {}) if lr_scheduler is None else class_behind(lr_scheduler)
+    if cls is None or not issubclass(cls, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        return None
+    return str(given.get("monitor", "train/loss_epoch"))

@@ -1,0 +1,106 @@
+"""What an evaluation leaves on disk and on the screen."""
+
+import json
+
+import pytest
+
+from diffusion_lightning.commands.evaluation_report import Results, new_folder
+from diffusion_lightning.commands.usage import UsageError
+
+
+def entry(sampler: str, nfe: int, fid: float | None, **more) -> dict:
+    metrics = {"is/mnist@9": 3.25, "is_std/mnist@9": 0.5, "bits_per_dim@4": 2.0, "bits_per_dim_error@4": 0.125}
+    if fid is not None:
+        metrics = {"fid/mnist@9": fid, **metrics}
+    common = {"checkpoint": "x/last.ckpt", "step": 7, "epoch": 1, "num": 9, "seed": 0, "precision": "32-true"}
+    return {
+        **common,
+        "sampler": sampler,
+        "nfe": nfe,
+        "feature": "mnist",
+        "reference": "MNIST",
+        "metrics": metrics,
+        "settings": {"batch_size": 4, "kid": {"subsets": 100, "subset_size": 9}},
+        "seconds": 1.5,
+        **more,
+    }
+
+
+def table(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
+def test_one_sampler(tmp_path, capsys):
+    results = Results(is_sweep=False, entries=[entry("Heun(steps=2)", 3, 1.23456)], families=["Heun"])
+    results.write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "results.md"}
+    assert json.loads((tmp_path / "results.json").read_text()) == results.entries[0]
+    rows = table((tmp_path / "results.md").read_text())
+    assert rows[0] == ["sampler", "Heun(steps=2)"]
+    assert rows[2:] == [
+        ["NFE", "3"],
+        ["fid/mnist@9", "1.235"],
+        ["is/mnist@9", "3.25 ± 0.5"],
+        ["bits_per_dim@4", "2 ± 0.12"],
+        ["seconds", "1.5"],
+    ]
+    results.show()
+    out = capsys.readouterr().out
+    assert table(out) == rows
+    assert out.splitlines()[-1] == "Settings: batch_size=4, kid (subsets=100, subset_size=9)."
+
+
+def test_a_sweep_marks_the_best(tmp_path):
+    entries = [entry("Heun(steps=2)", 3, 5.0), entry("Heun(steps=3)", 5, 2.0), entry("DDIM(steps=3)", 3, 4.0)]
+    results = Results(is_sweep=True, entries=entries, families=["Heun", "Heun", "DDIM"])
+    results.write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "results.md", "sweep.png"}
+    assert json.loads((tmp_path / "results.json").read_text()) == {"sweep": entries, "best": "Heun(steps=3)"}
+    text = (tmp_path / "results.md").read_text()
+    header, _, *rows = table(text)
+    assert header == ["sampler", "NFE", "fid/mnist@9", "is/mnist@9", "bits_per_dim@4", "seconds"]
+    assert [row[0] for row in rows] == ["Heun(steps=2)", "Heun(steps=3) (best)", "DDIM(steps=3)"]
+    assert "Best: Heun(steps=3), 5 NFE." in text
+
+
+def test_a_sweep_without_fid_has_no_best(tmp_path):
+    results = Results(is_sweep=True, entries=[entry("a", 1, None), entry("b", 2, None)], families=["a", "b"])
+    results.write(tmp_path)
+    assert results.best is None
+    assert json.loads((tmp_path / "results.json").read_text())["best"] is None
+    assert "best" not in (tmp_path / "results.md").read_text().lower()
+
+
+def test_what_is_no_number_is_never_the_best(tmp_path):
+    nan = float("nan")
+    entries = [entry("a", 1, nan, not_finite=9), entry("b", 2, 4.0), entry("c", 3, nan, not_finite=1)]
+    results = Results(is_sweep=True, entries=entries, families=["a", "b", "c"])
+    results.write(tmp_path)
+    assert results.best is entries[1]
+    results.entries = [entries[0], entries[2]]
+    assert results.best is None
+
+
+def test_what_is_wrong_and_what_is_near_is_told(tmp_path):
+    near = {"smallest_ratio": 0.25, "copies": 3}
+    first = entry("a", 1, 3.0, neighbours=near)
+    results = Results(is_sweep=True, entries=[first, entry("b", 2, 4.0, not_finite=6)], families=["a", "b"])
+    header, _, *rows = table(results.markdown())
+    assert header[-1] == "samples not finite"
+    assert [row[-1] for row in rows] == ["0", "6"]
+    assert "Copies of real images among the samples of a: 3." in results.markdown()
+    assert "is 0.25; below 1/3" in results.markdown()
+
+
+def test_folders_are_numbered(tmp_path):
+    made = [new_folder(tmp_path / "deep" / "er", name) for name in ("x", "x", "y", "x")]
+    assert [folder.name for folder in made] == ["x", "x_2", "y", "x_3"]
+    assert all(folder.is_dir() for folder in made)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "file/far/below"])
+def test_no_folder_in_a_file(tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="no folder can be made there"):
+        new_folder(tmp_path / place, "x")
+    assert (tmp_path / "file").read_text() == "mine"
