@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lightning.progress import progress_bar
-from diffusion_lightning.training.checkpoint import load_checkpoint, load_newest
+from diffusion_lightning.training.checkpoint_file import load_checkpoint, load_newest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "reliability"))
 

@@ -36,9 +36,10 @@ GAUSSIAN, MIXTURE, CONTRACTS = (
 RESUME = "tests/training/test_resume.py"
 AUGMENTATION = "tests/data/test_augmentation.py"
 TABLE = "tests/samplers/test_sampler_table.py"
-SDE, PARAMETERIZATION, DENOISER, OBJECTIVE, EMA = (
-    f"tests/test_{name}.py" for name in ("sde", "parameterization", "denoiser", "objective", "ema")
+SDE, PARAMETERIZATION, DENOISER, OBJECTIVE = (
+    f"tests/test_{name}.py" for name in ("sde", "parameterization", "denoiser", "objective")
 )
+EMA = "tests/training/test_ema.py"
 
 RELIABILITY = "tests/reliability"
 POSITION = "tests/training/test_position.py::test_a_run_that_crashed_is_the_run_that_did_not"
@@ -485,28 +486,28 @@ MUTATIONS = [
     # ---- the average
     Mutation(
         "decay and 1 − decay swapped",
-        "ema.py",
+        "training/ema.py",
         "torch._foreach_lerp_(averages, current, 1 - self.current_decay)",
         "torch._foreach_lerp_(averages, current, self.current_decay)",
         f"{EMA}",
     ),
     Mutation(
         "no warm-up of the decay",
-        "ema.py",
+        "training/ema.py",
         "min(self.decay, (1 + n) / (10 + n))",
         "self.decay",
         f"{EMA}",
     ),
     Mutation(
         "weights lost after an exception",
-        "ema.py",
+        "training/ema.py",
         "        try:\n            yield\n        finally:\n            with",
         "        yield\n        if True:\n            with",
         f"{EMA}",
     ),
     Mutation(
         "an average that fails when the weights change precision (a former bug)",
-        "ema.py",
+        "training/ema.py",
         "p.to(average.dtype) for p",
         "p for p",
         f"{EMA}",
@@ -514,28 +515,28 @@ MUTATIONS = [
     # ---- runs that go on
     Mutation(
         "an epoch that is continued begins its data anew",
-        "position.py",
+        "training/position.py",
         "order.start_batch = batch",
         "order.start_batch = 0",
         f"{POSITION}[epochs]",
     ),
     Mutation(
         "the steps of a continued epoch are counted one too far",
-        "position.py",
+        "training/position.py",
         "loop._batches_that_stepped -= not loop._should_accumulate()",
         "pass",
         f"{POSITION}[epochs]",
     ),
     Mutation(
         "the validation after an epoch's last step is left out",
-        "position.py",
+        "training/position.py",
         "if loop._should_check_val_fx(fit._data_fetcher):",
         "if False:",
         f"{POSITION}[epochs]",
     ),
     Mutation(
         "the mean loss of a continued epoch forgets its first part",
-        "module.py",
+        "training/module.py",
         'self._epoch_losses = self.own_part(self._resumed["epoch_losses"])',
         "pass",
         f"{POSITION}[epochs]",
@@ -549,35 +550,35 @@ MUTATIONS = [
     ),
     Mutation(
         "dropout does not depend on the step alone",
-        "module.py",
+        "training/module.py",
         "torch.manual_seed(derive_seed(",
         "(derive_seed(",
         f"{POSITION}[dropout]",
     ),
     Mutation(
         "the EMA takes a skipped step",
-        "module.py",
+        "training/module.py",
         "if not self._is_skipped:\n            self.ema.update()",
         "if True:\n            self.ema.update()",
         NON_FINITE,
     ),
     Mutation(
         "a skipped step still moves the optimizer",
-        "module.py",
+        "training/module.py",
         "optimizer.zero_grad(set_to_none=True)",
         "optimizer.zero_grad(set_to_none=False)",
         NON_FINITE,
     ),
     Mutation(
         "an infinite loss with a finite gradient passes",
-        "module.py",
+        "training/module.py",
         "loss * torch.where(finite, 1.0, torch.nan)",
         "loss",
         f"{RELIABILITY}/test_non_finite.py::test_a_bad_loss_with_a_good_gradient_changes_nothing",
     ),
     Mutation(
         "each process draws noise of its own",
-        "module.py",
+        "training/module.py",
         "rows = slice(self.global_rank, len(x) * world_size, world_size)",
         "rows = slice(self.global_rank * len(x), (self.global_rank + 1) * len(x))",
         f"{RELIABILITY}/test_process_count.py::test_two_processes_are_one_with_twice_the_batch",
@@ -591,28 +592,28 @@ MUTATIONS = [
     ),
     Mutation(
         "each process augments by itself",
-        "module.py",
+        "training/module.py",
         "derive_seed(*stand, Stream.AUGMENTATION), self.global_rank, self.trainer.world_size",
         "derive_seed(*stand, Stream.AUGMENTATION)",
         f"{RELIABILITY}/test_process_count.py::test_two_processes_are_one_with_twice_the_batch",
     ),
     Mutation(
         "the same augmentation in every epoch",
-        "module.py",
+        "training/module.py",
         "derive_seed(*stand, Stream.AUGMENTATION)",
         "derive_seed(global_seed(), batch_idx, Stream.AUGMENTATION)",
         "tests/training/test_module.py::test_the_augmentation_differs_between_batches_and_epochs",
     ),
     Mutation(
         "images are turned the other way than the network is told",
-        "augmentation.py",
+        "data/augmentation.py",
         "rotation - direction)",
         "-rotation - direction)",
         AUGMENTATION,
     ),
     Mutation(
         "an augmentation that leaks: the network is told only half the time",
-        "augmentation.py",
+        "data/augmentation.py",
         "return own(images), own.labels",
         "return own(images), own.labels * (torch.arange(len(images))[:, None] % 2)",
         AUGMENTATION,
@@ -626,28 +627,28 @@ MUTATIONS = [
     ),
     Mutation(
         "an older checkpoint is of another network, for it lacks a newer argument",
-        "resume.py",
+        "training/resume.py",
         'return {**usual, **recipe["init_args"]}',
         'return dict(recipe["init_args"])',
         RESUME,
     ),
     Mutation(
         "a checkpoint is written in place",
-        "checkpoint.py",
+        "training/checkpoint.py",
         'part = path.with_name(path.name + ".part")',
         "part = path",
         f"{RELIABILITY}/test_checkpoints_on_disk.py",
     ),
     Mutation(
         "a save that failed counts as one",
-        "checkpoint.py",
+        "training/checkpoint.py",
         "self.has_failed = True",
         "pass",
         f"{RELIABILITY}/test_checkpoints_on_disk.py",
     ),
     Mutation(
         "the check sums of a checkpoint are not looked at",
-        "checkpoint.py",
+        "training/checkpoint_file.py",
         "            _check_sums(path)\n",
         "            pass\n",
         f"{RELIABILITY}/test_checkpoints_on_disk.py",
@@ -662,21 +663,21 @@ MUTATIONS = [
     # ---- how the network is computed
     Mutation(
         "compiled without a look at the compiler",
-        "compilation.py",
+        "training/compilation.py",
         "reason = _why_not(device) if wanted else None",
         "reason = None",
         "tests/training/test_compilation.py::test_without_a_compiler_the_run_warns_once_and_ends",
     ),
     Mutation(
         "compiled by auto wherever it is",
-        "compilation.py",
+        "training/compilation.py",
         'wanted = pays(device) if choice == "auto" else choice',
         "wanted = bool(choice)",
         "tests/training/test_compilation.py::test_the_choice_is_made_when_the_run_starts",
     ),
     Mutation(
         "compiled at each validation of a run again",
-        "module.py",
+        "training/module.py",
         """        compile_in_place(self.network, self._compile, self.device)
         self._compile = False""",
         "        compile_in_place(self.network, self._compile, self.device)",
@@ -698,7 +699,7 @@ MUTATIONS = [
     ),
     Mutation(
         "precision auto in place of the other plugins",
-        "precision.py",
+        "training/precision.py",
         "plugins.append(AutoPrecision())",
         "plugins = [AutoPrecision()]",
         "tests/training/test_precision.py::test_auto_is_the_plugin_beside_the_others",
@@ -741,7 +742,7 @@ MUTATIONS = [
     # ---- figures that are of something else than is said
     Mutation(
         "a likelihood of the first held-out examples",
-        "likelihood_command.py",
+        "commands/likelihood.py",
         "held_out[draw_some(num, available, seed).tolist()]",
         "held_out[list(range(min(num, available)))]",
         "tests/commands/test_likelihood_command.py::test_the_examples_are_drawn_from_all_of_them",
@@ -797,7 +798,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what is loaded is in training mode",
-        "module.py",
+        "training/module.py",
         "return module.eval()",
         "return module",
         "tests/training/test_module.py::test_what_is_loaded_is_in_evaluation_mode_until_it_is_trained",
@@ -805,56 +806,56 @@ MUTATIONS = [
     # ---- what is asked for on a resume
     Mutation(
         "a changed option of the optimizer is not laid over its restored groups",
-        "resume.py",
+        "training/resume.py",
         "group[name] = asked[name]",
         "pass",
         RESUME,
     ),
     Mutation(
         "a changed schedule begins again at its first step",
-        "resume.py",
+        "training/resume.py",
         "own.lr_scheduler, run_steps, step, parameters)",
         "own.lr_scheduler, run_steps, 0, parameters)",
         RESUME,
     ),
     Mutation(
         "a longer run keeps the schedule of the shorter one",
-        "resume.py",
+        "training/resume.py",
         "and length != run_steps",
         "and length == -1",
         RESUME,
     ),
     Mutation(
         "a plateau forgets what it has seen",
-        "resume.py",
+        "training/resume.py",
         "if name not in was or was[name] != value})",
         "})",
         RESUME,
     ),
     Mutation(
         "the EMA's decay is the checkpoint's whatever is asked for",
-        "module.py",
+        "training/module.py",
         'self.ema.decay = self.hparams["ema_decay"]',
         "pass",
         RESUME,
     ),
     Mutation(
         "an optimizer of another class takes the checkpoint's state",
-        "resume.py",
+        "training/resume.py",
         'if change.name == "optimizer":',
         'if change.name == "optimiser":',
         RESUME,
     ),
     Mutation(
         "the steps of an epoch that is begun are counted twice",
-        "position.py",
+        "training/position.py",
         "* per_epoch - begun, 0)",
         "* per_epoch, 0)",
         RESUME,
     ),
     Mutation(
         "a schedule at its end is stepped on",
-        "schedule.py",
+        "training/schedule.py",
         "scheduler.last_epoch + 1 >= scheduler.total_steps",
         "scheduler.last_epoch > scheduler.total_steps",
         "tests/training/test_schedule.py",

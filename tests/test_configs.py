@@ -10,7 +10,7 @@ import yaml
 from torchvision.io import write_png
 
 from diffusion_lightning import ScoreModule, cli
-from diffusion_lightning.training.checkpoint import load_checkpoint
+from diffusion_lightning.training.checkpoint_file import load_checkpoint
 from diffusion_lightning.training.recipe import build
 from diffusion_lightning.training.schedule import advance, follows_the_run, make_scheduler
 

@@ -56,7 +56,8 @@ from diffusion_lightning.loggers.guest import as_guest
 from diffusion_lightning.loggers.tensorboard_logger import go_on
 from diffusion_lightning.tables import print_table
 from diffusion_lightning.training import precision
-from diffusion_lightning.training.checkpoint import KEY, WholeCheckpointIO, load_checkpoint, load_newest
+from diffusion_lightning.training.checkpoint import WholeCheckpointIO
+from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint, load_newest
 from diffusion_lightning.training.module import ScoreModule
 from diffusion_lightning.training.position import Position
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
-from diffusion_lightning.training.checkpoint import load_newest
+from diffusion_lightning.training.checkpoint_file import load_newest
 from diffusion_lightning.training.foreign import recognised
 
 RUNS = "runs"

@@ -1,18 +1,26 @@
-"""Images and points to learn from, as LightningDataModules that yield `(x, label)`."""
+"""Images and points to learn from, as LightningDataModules that yield `(x, label)`.
 
-from diffusion_lightning.data.base import BatchDataModule, ImageDataModule, TensorImages
-from diffusion_lightning.data.cifar10 import CIFAR10
-from diffusion_lightning.data.image_folder import ImageFolder
-from diffusion_lightning.data.mnist import MNIST, EmbeddedMNIST
-from diffusion_lightning.data.points import Points
+The names load on first use, as those of the package: what lies beside the data modules costs no Lightning.
+"""
 
-__all__ = [
-    "CIFAR10",
-    "MNIST",
-    "BatchDataModule",
-    "EmbeddedMNIST",
-    "ImageDataModule",
-    "ImageFolder",
-    "Points",
-    "TensorImages",
-]
+from importlib import import_module
+from typing import Any
+
+_MODULE_OF = {
+    "BatchDataModule": "base",
+    "ImageDataModule": "base",
+    "TensorImages": "base",
+    "CIFAR10": "cifar10",
+    "ImageFolder": "image_folder",
+    "MNIST": "mnist",
+    "EmbeddedMNIST": "mnist",
+    "Points": "points",
+}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -15,8 +15,8 @@ from torch import nn
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.export.record import NAME, read_record, write_record
 from diffusion_lightning.samplers import Sampler
-from diffusion_lightning.training.ema import EMA
 from diffusion_lightning.training.recipe import build
+from diffusion_lightning.training.trained import TrainedModel
 
 WEIGHTS = "model.safetensors"
 
@@ -58,22 +58,8 @@ def load_denoiser(folder: str | os.PathLike[str], device: torch.device | str = "
         ValueError: if a file is damaged, the two do not fit each other, or a class is not allowed.
     """
     path = Path(folder)
-    denoiser = _of_checkpoint(path) if path.suffix == ".ckpt" else _of_folder(path)
+    denoiser = TrainedModel.load(path).denoiser if path.suffix == ".ckpt" else _of_folder(path)
     return denoiser.to(device).eval()
-
-
-def _of_checkpoint(path: Path) -> Denoiser:
-    from diffusion_lightning.training.checkpoint import load_checkpoint  # here, for it loads Lightning
-
-    checkpoint = load_checkpoint(path)
-    parts = ("network", "sde", "parameterization")
-    denoiser: Denoiser = build(Denoiser, {name: checkpoint["hyper_parameters"][name] for name in parts})
-    own, state = "denoiser.", checkpoint["state_dict"]
-    denoiser.load_state_dict({name[len(own) :]: value for name, value in state.items() if name.startswith(own)})
-    ema = EMA((p for p in denoiser.parameters() if p.requires_grad), decay=0.0)
-    ema.load_state_dict(checkpoint["ema"])
-    ema.copy_to()
-    return denoiser
 
 
 def _of_folder(folder: Path) -> Denoiser:

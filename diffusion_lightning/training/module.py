@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 from diffusion_lightning.data.augmentation import GeometricAugmentation
 from diffusion_lightning.data.base import BatchDataModule
-from diffusion_lightning.data.shares import in_shares
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.objective import DenoisingScoreMatching
 from diffusion_lightning.parameterization import Parameterization
-from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Heun, Sampler
 from diffusion_lightning.sde import SDE
@@ -31,7 +29,7 @@ from diffusion_lightning.training.callback_states import (
     put_off_the_end,
     stops_when_it_may,
 )
-from diffusion_lightning.training.checkpoint import KEY, load_checkpoint
+from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
 from diffusion_lightning.training.compatibility import check_batch, check_compatible, check_set
 from diffusion_lightning.training.compilation import Compile, check_choice, compile_in_place
 from diffusion_lightning.training.ema import EMA
@@ -42,11 +40,12 @@ from diffusion_lightning.training.resume import Change, Makers, changes, check_n
 from diffusion_lightning.training.resume import check as check_resume
 from diffusion_lightning.training.schedule import ANY_LENGTH, advance, make_scheduler, misfit, overruled
 from diffusion_lightning.training.sharding import gathered, is_sharded, number_as_in, shard, whole_of
+from diffusion_lightning.training.trained import DrawsSamples
 from diffusion_lightning.training.unsupported import check_trainer
 from diffusion_lightning.training.watchers import PLATEAU, Watchers
 
 
-class ScoreModule(LightningModule):
+class ScoreModule(DrawsSamples, LightningModule):
     r"""Trains a denoiser by denoising score matching, and keeps the averaged weights that samples are drawn from.
 
     A training step minimizes the batch mean of :math:`\lambda(t)\lVert D(x_t, t) - x_0\rVert^2` (see
@@ -170,17 +169,6 @@ class ScoreModule(LightningModule):
                 "augment": describe(augment),
             }
         )
-
-    @property
-    def network(self) -> nn.Module:
-        """The network inside the denoiser."""
-        assert self.denoiser.network is not None
-        return self.denoiser.network
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether the network is told of each example's class."""
-        return bool(getattr(self.network, "num_classes", None))
 
     # ---- training
 
@@ -431,121 +419,16 @@ class ScoreModule(LightningModule):
         with self.ema.average_parameters(), gathered(self.network):
             yield
 
-    def sample(
-        self,
-        sampler: Sampler | None = None,
-        num: int | None = None,
-        labels: int | Sequence[int] | Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        batch_size: int = 256,
-        progress: bool = False,
-        trajectory: bool | int = False,
-    ) -> Tensor:
-        """Draw samples with the EMA weights, at the trainer's precision if there is a trainer.
-
-        Args:
-            sampler: the module's own if left out. Afterwards its ``nfe`` is that of the last batch.
-            num: how many, at least 1; if left out as many as there are labels, or else 64.
-            labels: classes ``(num,)``, a tensor or a list; one number for all samples; for a conditional network 0, 1,
-                2, … in turn if left out.
-            generator: draws the starts and the steps' noise.
-            batch_size: how many are drawn at once.
-            progress: show bars, of the images and of each batch's steps.
-            trajectory: return every state instead of the last; a number of at least 2: so many of them, evenly spread,
-                the start and the samples among them.
-
-        Returns:
-            ``(num, *shape)`` float32 on the module's device, about [-1, 1]; with ``trajectory``
-            ``(frames, num, *shape)``, the first frame the starts, the last the samples.
-
-        Raises:
-            ValueError: if ``num`` is below 1, the shape is not known yet, the sampler does not fit the SDE, or labels
-                are not one for each sample, no classes of the network, or given to a network without classes.
-        """
-        if labels is not None:
-            labels = self._checked(labels, num)
-        if num is None:
-            num = 64 if labels is None else len(labels)
-        if num < 1:
-            raise ValueError(f"num={num}: at least 1 sample must be asked for")
-        if self.shape is None:
-            raise ValueError("shape: not known before training; give ScoreModule(shape=(C, H, W)), or (D,) for points")
-        sampler = sampler if sampler is not None else self.sampler
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
         self._compile_once()
-        if labels is None:
-            labels = self.default_labels(torch.arange(num, device=self.device))
-        batches, was_training = [], self.training
-        bar = progress_bar(total=num, desc="images", unit="image", disable=not (progress and num > batch_size))
+        was_training = self.training
         try:
             self.eval()
-            with self.ema_weights(), self._precision(), bar:
-                for first in range(0, num, batch_size):
-                    size = min(batch_size, num - first)
-                    cond: dict[str, Any] = {} if labels is None else {"labels": labels[first : first + size]}
-                    batch = sampler(
-                        self.denoiser,
-                        (size, *self.shape),
-                        generator=generator,
-                        progress=progress,
-                        trajectory=trajectory,
-                        **cond,
-                    )
-                    batches.append(batch)
-                    bar.update(size)
+            with self.ema_weights(), self._precision():
+                yield
         finally:
             self.train(was_training)
-        # a single batch as it is: a copy of a long trajectory may be a gigabyte
-        return batches[0] if len(batches) == 1 else torch.cat(batches, dim=1 if trajectory else 0)
-
-    def condition(self, labels: Tensor) -> dict[str, Any]:
-        """What the network is conditioned on: the labels if it has classes, else nothing."""
-        return {"labels": labels} if self.has_classes else {}
-
-    def _checked(self, labels: int | Sequence[int] | Tensor, num: int | None) -> Tensor:
-        """Labels as int64 ``(num,)``, where the network is."""
-        if not self.has_classes:
-            raise ValueError(f"labels: {type(self.network).__name__} has no classes: leave them out")
-        given = torch.as_tensor(labels, device=self.device)
-        if given.ndim == 0:
-            given = given.expand(1 if num is None else max(num, 0))
-        classes: int = self.network.num_classes  # type: ignore[assignment]
-        if given.ndim != 1 or len(given) != (len(given) if num is None else num):
-            right = "one for each sample" if num is None else f"{num}, one for each sample, or one number for all"
-            raise ValueError(f"labels: of shape {tuple(given.shape)}: must be {right}")
-        whole = not (given.is_floating_point() or given.dtype == torch.bool) or len(given) == 0
-        if not whole or ((given < 0) | (given >= classes)).any():
-            raise ValueError(f"labels={given.unique().tolist()}: must be whole numbers from 0 to {classes - 1}")
-        return given.long()
-
-    def default_labels(self, indices: Tensor) -> Tensor | None:
-        """The classes that samples of these indices get unless told otherwise: in turn; none without classes."""
-        classes = getattr(self.network, "num_classes", None)
-        return indices % classes if classes else None
-
-    @property
-    def drawn_classes(self) -> str:
-        """How :meth:`labels_in_shares` chooses, in words."""
-        if not self.has_classes:
-            return "none"
-        return "in turn" if self.class_counts is None else "in the training data's shares"
-
-    def labels_in_shares(self, total: int, counts: Sequence[int] | None = None) -> Tensor | None:
-        """The classes of ``total`` samples that are to be compared with data; None for a network without classes.
-
-        Each has its share of the data (:func:`~diffusion_lightning.data.shares.in_shares`).
-
-        Args:
-            total: how many samples.
-            counts: of the data's examples in each class; ``class_counts`` if left out, and in turn without those.
-
-        Returns:
-            ``(total,)`` where the network is: sample i has label i, whichever process draws it.
-        """
-        counts = counts if counts is not None else self.class_counts
-        if counts is None or not self.has_classes:
-            return self.default_labels(torch.arange(total, device=self.device))
-        return in_shares(counts, total).to(self.device)
 
     def _look_at(self, batch: Any) -> None:
         """Look at the first batch, of whatever data."""

@@ -30,7 +30,7 @@ from wandb_records import wandb_records
 from diffusion_lightning import ScoreModule, UNet, cli
 from diffusion_lightning.commands.usage import UsageError, explain
 from diffusion_lightning.images import to_uint8
-from diffusion_lightning.training.checkpoint import KEY
+from diffusion_lightning.training.checkpoint_file import KEY
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICKSTART = str(CONFIGS / "quickstart.yaml")

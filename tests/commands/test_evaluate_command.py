@@ -33,7 +33,7 @@ from diffusion_lightning.commands.evaluate import _label
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.metrics.features import DigitFeatures
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some
-from diffusion_lightning.training.checkpoint import KEY
+from diffusion_lightning.training.checkpoint_file import KEY
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusion_lightning.commands.run_folder import find_checkpoint, recorded_name, run_of
-from diffusion_lightning.training.checkpoint import KEY
+from diffusion_lightning.training.checkpoint_file import KEY
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from diffusion_lightning import (
     cli,
 )
 from diffusion_lightning.networks import DiffusersUNet
-from diffusion_lightning.training.checkpoint import load_checkpoint
+from diffusion_lightning.training.checkpoint_file import load_checkpoint
 
 TINY = {
     "in_channels": 1,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from diffusion_lightning.training.checkpoint import KEY
+from diffusion_lightning.training.checkpoint_file import KEY
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"

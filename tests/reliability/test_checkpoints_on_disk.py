@@ -11,7 +11,7 @@ from damages import DAMAGES, append, flip_a_bit, lose_the_end, truncate, zero_a_
 from hurt_runs import CONFIGS, assert_same_run, checkpoint, leaves
 
 from diffusion_lightning.commands import cli
-from diffusion_lightning.training.checkpoint import load_checkpoint, load_newest
+from diffusion_lightning.training.checkpoint_file import load_checkpoint, load_newest
 
 
 @pytest.fixture

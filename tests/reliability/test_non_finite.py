@@ -12,7 +12,7 @@ from hurt_runs import Command, checkpoint, metrics
 from misfortunes import BrittleUNet, Record
 
 from diffusion_lightning import DenoisingScoreMatching, ScoreModule
-from diffusion_lightning.training.checkpoint import load_checkpoint
+from diffusion_lightning.training.checkpoint_file import load_checkpoint
 
 BRITTLE = (
     "--model.network={class_path: misfortunes.BrittleUNet, init_args: "

@@ -17,7 +17,7 @@ import pytest
 import torch
 from wandb_records import wandb_records
 
-from diffusion_lightning.training.checkpoint import KEY
+from diffusion_lightning.training.checkpoint_file import KEY
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 

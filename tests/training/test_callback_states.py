@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 
 from diffusion_lightning import LastCheckpoint
-from diffusion_lightning.training.checkpoint import KEY, load_checkpoint
+from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
 
 
 @pytest.fixture

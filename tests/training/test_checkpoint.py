@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from diffusion_lightning import ScoreModule
-from diffusion_lightning.training.checkpoint import KEY, load_checkpoint
+from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
 
 
 class Runs:

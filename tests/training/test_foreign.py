@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffusion_lightning.training.checkpoint import KEY, load_checkpoint
+from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
 from diffusion_lightning.training.foreign import recognised
 
 ZERO = torch.zeros(2)

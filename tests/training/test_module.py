@@ -40,7 +40,7 @@ from diffusion_lightning import (
     UniformTimes,
 )
 from diffusion_lightning.data.base import TensorImages
-from diffusion_lightning.training.checkpoint import KEY
+from diffusion_lightning.training.checkpoint_file import KEY
 
 TINY: dict[str, Any] = {
     "channels": (4,),

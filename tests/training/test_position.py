@@ -22,7 +22,7 @@ from diffusion_lightning import (
     WholeCheckpointIO,
 )
 from diffusion_lightning.callbacks.graceful_stop import Stopped
-from diffusion_lightning.training.checkpoint import KEY, load_checkpoint
+from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
 from diffusion_lightning.training.position import Position
 
 BATCHES, EPOCHS = 5, 3
