@@ -232,7 +232,7 @@ class ScoreModule(DrawsSamples, LightningModule):
             position.go_on(self.trainer)
             run_steps = position.run_steps(self.trainer, self.global_step)
             self.skipped_steps = self._resumed["skipped_steps"]
-            self._skipped_in_a_row = self._resumed["skipped_in_a_row"]
+            self._skipped_in_a_row = self._resumed.get("skipped_in_a_row", 0)  # 0.2.0 as it was released had none
             self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._resumed["metrics"].items()})
             self._epoch_losses = self.own_part(self._resumed["epoch_losses"])
             self.watchers.go_on(self.trainer, self._resumed.get("used", []))
