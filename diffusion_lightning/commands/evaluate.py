@@ -49,9 +49,9 @@ from diffusion_lightning.progress import progress_bar, watched
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.samplers.ode import AdaptiveMethod
+from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.checkpoint_file import load_checkpoint
 from diffusion_lightning.training.module import ScoreModule
-from diffusion_lightning.training.non_finite import count_broken, warn_of_broken
 from diffusion_lightning.training.precision import AutoPrecision, has_bf16_units
 from diffusion_lightning.training.recipe import describe
 

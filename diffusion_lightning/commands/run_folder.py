@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.utilities import rank_zero_info
 
+from diffusion_lightning.messages import inform
 from diffusion_lightning.training.checkpoint_file import load_newest
 from diffusion_lightning.training.foreign import recognised
 
@@ -67,7 +67,7 @@ def find_checkpoint(given: str, root: str | Path = RUNS) -> str:
         raise FileNotFoundError(f"ckpt_path={given!r}: {error}") from error
     if found is None:
         raise FileNotFoundError(f"ckpt_path={given!r}: {folder} holds no checkpoint: give another run, or a file")
-    rank_zero_info(f"checkpoint: {found[0]}, step {found[1]['global_step']}")
+    inform(f"checkpoint: {found[0]}, step {found[1]['global_step']}")
     return str(found[0])
 
 

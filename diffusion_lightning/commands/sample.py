@@ -18,8 +18,8 @@ from diffusion_lightning.commands.usage import (
 )
 from diffusion_lightning.images import FORMATS, image_grid, is_picture, points_picture, to_uint8, write_picture
 from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.broken_samples import broken_samples, count_broken, warn_of_broken
 from diffusion_lightning.training.module import ScoreModule
-from diffusion_lightning.training.non_finite import broken_samples, count_broken, warn_of_broken
 from diffusion_lightning.training.precision import AutoPrecision
 
 
