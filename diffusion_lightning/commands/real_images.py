@@ -9,7 +9,8 @@ import torch
 import yaml
 from lightning.pytorch import LightningDataModule
 
-from diffusion_lightning.commands.usage import OneLineParser, UsageError
+from diffusion_lightning.commands.parser import OneLineParser
+from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.data.base import ImageDataModule, ImageSet
 from diffusion_lightning.data.image_folder import IN_MEMORY_BYTES
 from diffusion_lightning.data.pictures import PictureFiles, find_pictures, pictures_digest

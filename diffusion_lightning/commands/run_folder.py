@@ -11,6 +11,9 @@ from diffusion_lightning.messages import inform
 from diffusion_lightning.training.checkpoint_file import load_newest
 from diffusion_lightning.training.foreign import recognised
 
+CKPT_PATH = "A checkpoint, the folder of a run (its newest), or last: of the newest run below runs."
+"""What every command's option of that name takes."""
+
 RUNS = "runs"
 """The folder below which runs are, unless the trainer's ``default_root_dir`` says otherwise."""
 
