@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 import torchvision
 
-from diffusion_lightning.data.base import TorchvisionImages
+from diffusion_lightning.data.torchvision_images import TorchvisionImages
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

@@ -13,10 +13,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from diffusion_lightning.data.base import ImageDataModule, ImageSet, TensorImages, check_at_least
-from diffusion_lightning.data.pictures import PictureFiles, find_pictures, pictures_digest, search
-
-IN_MEMORY_BYTES = 2 * 2**30
+from diffusion_lightning.data.arguments import check_at_least
+from diffusion_lightning.data.base import ImageDataModule
+from diffusion_lightning.data.pictures import PictureFiles, find_pictures, fits_in_memory, pictures_digest, search
+from diffusion_lightning.data.tensor_images import ImageSet, TensorImages
 
 TRAINING = ("train", "training")
 HELD_OUT = (("val", "valid", "validation", "dev", "eval", "evaluation"), ("test", "testing"))
@@ -146,7 +146,7 @@ class ImageFolder(ImageDataModule):
         if self.in_memory is not None:
             return self.in_memory
         train, held_out = self._splits
-        return (len(train) + len(held_out)) * self.channels * self.image_size**2 < IN_MEMORY_BYTES
+        return fits_in_memory(len(train) + len(held_out), self.shape)
 
     def _files(self, names: Sequence[str]) -> PictureFiles:
         paths = [self._root / name for name in names]

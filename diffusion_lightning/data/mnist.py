@@ -7,7 +7,9 @@ import numpy as np
 import torch
 import torchvision
 
-from diffusion_lightning.data.base import ImageDataModule, ImageSet, TensorImages, TorchvisionImages
+from diffusion_lightning.data.base import ImageDataModule
+from diffusion_lightning.data.tensor_images import ImageSet, TensorImages
+from diffusion_lightning.data.torchvision_images import TorchvisionImages
 
 DIGITS = [str(digit) for digit in range(10)]
 
