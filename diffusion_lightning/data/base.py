@@ -146,14 +146,15 @@ class ImageDataModule(BatchDataModule):
 
     Loaders yield `(uint8 (B, C, H, W), int64 (B,))`; on the training device `on_after_batch_transfer` makes the images
     float32 in [-1, 1] and, in training, mirrors half of them at random where `flip` is set. A subclass gives
-    `load_images`, `shape`, `num_classes` and `fid_feature`.
+    `load_images`, `shape` and `num_classes`.
 
     Images in memory may be kept on the training device: a batch is then picked out there, and only its indices travel.
     The order and the batches are the same.
 
     Attributes:
         shape: (C, H, W), known before `setup`.
-        fid_feature: which features suit these images for FID.
+        fid_feature: the features that suit these images for FID, by their name in `metrics.features`; None leaves the
+            choice to the images' shape.
         flip: whether training images are mirrored at random.
 
     Args:
@@ -167,7 +168,7 @@ class ImageDataModule(BatchDataModule):
     """
 
     shape: tuple[int, int, int]
-    fid_feature: ClassVar[Literal["mnist", "inception"]]
+    fid_feature: ClassVar[str | None] = None
     flip: bool = False
     _images: tuple[ImageSet, ImageSet] | None = None
     _fingerprint: str | None = None
