@@ -585,7 +585,7 @@ MUTATIONS = [
     ),
     Mutation(
         "each process flips by itself",
-        "data/base.py",
+        "data/tensor_images.py",
         "mirrored = drawn[rank::world_size] < 0.5",
         "mirrored = drawn[: len(images)] < 0.5",
         f"{RELIABILITY}/test_process_count.py::test_two_processes_are_one_with_twice_the_batch",
