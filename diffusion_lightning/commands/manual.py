@@ -1,7 +1,8 @@
 """What the command says of itself, for which nothing else has to be loaded."""
 
 import platform
-from importlib.metadata import version
+
+from diffusion_lightning.version import __version__, installed_version
 
 USAGE = """\
 usage: lightning COMMAND [options]
@@ -40,5 +41,5 @@ EXAMPLES = {
 
 def version_line() -> str:
     """The versions of the package and of what decides its results."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning"))
-    return f"diffusion_lightning {version('diffusion-lightning')} (python {platform.python_version()}, {packages})"
+    packages = ", ".join(f"{name} {installed_version(name) or 'unknown'}" for name in ("torch", "lightning"))
+    return f"diffusion_lightning {__version__} (python {platform.python_version()}, {packages})"

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -43,6 +42,7 @@ from diffusion_lightning.training.sharding import gathered, is_sharded, number_a
 from diffusion_lightning.training.trained import DrawsSamples
 from diffusion_lightning.training.unsupported import check_trainer
 from diffusion_lightning.training.watchers import PLATEAU, Watchers
+from diffusion_lightning.version import __version__
 
 
 class ScoreModule(DrawsSamples, LightningModule):
@@ -503,7 +503,7 @@ class ScoreModule(DrawsSamples, LightningModule):
             for state in checkpoint.get("optimizer_states", []):
                 number_as_in(self, state)
         checkpoint[KEY] = {
-            "version": version("diffusion-lightning"),
+            "version": __version__,
             "run_ids": {type(logger).__name__: logger.version for logger in self.loggers},
             "position": Position.of(self.trainer).write(checkpoint),
             "skipped_steps": self.skipped_steps,
