@@ -19,6 +19,7 @@ usage: lightning COMMAND [options]
                       lightning likelihood --ckpt_path runs/quickstart --data EmbeddedMNIST
   report      a page with pictures, curves and settings of runs:   lightning report runs/quickstart
   export      for other programs: lightning export --ckpt_path runs/quickstart --format safetensors --output folder
+  configs     that come with the package: a list; lightning configs quickstart.yaml copies one here, to edit
   completion  for the shell:  eval "$(lightning completion bash)"
 
 lightning <command> --help lists a command's options; --debug shows the traceback of an error; lightning --version.
@@ -34,6 +35,7 @@ EXAMPLES = {
     "likelihood": "lightning likelihood --ckpt_path runs/quickstart --data EmbeddedMNIST",
     "report": "lightning report runs/quickstart",
     "export": "lightning export --ckpt_path runs/quickstart --format safetensors --output folder",
+    "configs": "lightning configs quickstart.yaml",
     "completion": "lightning completion bash",
 }
 """What to type, for who has left out what a command cannot do without."""
