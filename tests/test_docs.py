@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from html import unescape
 from html.parser import HTMLParser
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,7 +19,7 @@ import torch
 import yaml
 
 import diffusion_lightning
-from diffusion_lightning import SDE, VPSDE, Denoiser, GaussianMixtureDenoiser, ScoreModule, cli
+from diffusion_lightning import SDE, VPSDE, Denoiser, GaussianMixtureDenoiser, ScoreModule, __version__, cli
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -483,7 +482,7 @@ def test_an_example_is_as_short_as_the_page_says_and_on_it(path, site):
 def test_citation_and_changes_are_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
-    assert citation["version"] == version("diffusion-lightning")
+    assert citation["version"] == __version__
     assert {"message", "title", "authors", "license", "type"} <= citation.keys()
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[:2] == ["Unreleased", citation["version"]]

@@ -39,6 +39,7 @@ from diffusion_lightning.callbacks import (
 )
 from diffusion_lightning.callbacks.graceful_stop import Stopped
 from diffusion_lightning.callbacks.sampling import SamplingCallback
+from diffusion_lightning.commands.configs import configs_command, configs_parser
 from diffusion_lightning.commands.dry_run import TRIAL_STEPS, Length, dry_run
 from diffusion_lightning.commands.evaluate import evaluate_command, evaluate_parser
 from diffusion_lightning.commands.export import export_command, export_parser
@@ -585,12 +586,13 @@ def completion_parser() -> OneLineParser:
     return parser
 
 
-COMMANDS: dict[str, tuple[Callable[[list[str]], None], Callable[[], OneLineParser]]] = {
+COMMANDS: dict[str, tuple[Callable[[list[str]], None], Callable[[], argparse.ArgumentParser]]] = {
     "sample": (sample_command, sample_parser),
     "evaluate": (evaluate_command, evaluate_parser),
     "likelihood": (likelihood_command, likelihood_parser),
     "report": (report_command, report_parser),
     "export": (export_command, export_parser),
+    "configs": (configs_command, configs_parser),
     "completion": (completion_command, completion_parser),
 }
 """Those that are not Lightning's: what runs each, and its options."""

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
@@ -55,6 +54,7 @@ from diffusion_lightning.training.module import ScoreModule
 from diffusion_lightning.training.non_finite import count_broken, warn_of_broken
 from diffusion_lightning.training.precision import AutoPrecision, has_bf16_units
 from diffusion_lightning.training.recipe import describe
+from diffusion_lightning.version import __version__, installed_version
 
 ROWS, NEAREST = 8, 5
 """Of the picture of neighbours: samples, and real images beside each."""
@@ -531,10 +531,10 @@ def _folder_name(options: Namespace, subject: _Subject, samplers: Sequence[Sampl
     return re.sub(r"[^\w=.]+", "-", "_".join(filter(None, parts))).replace("-_", "_").strip("-")[:LONGEST_NAME]
 
 
-def _versions() -> dict[str, str]:
-    packages = ("diffusion-lightning", "lightning", "torchmetrics", "torch-fidelity")
+def _versions() -> dict[str, str | None]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **{name: version(name) for name in packages},
+        "diffusion-lightning": __version__,
+        **{name: installed_version(name) for name in ("lightning", "torchmetrics", "torch-fidelity")},
     }

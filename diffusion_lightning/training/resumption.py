@@ -1,6 +1,5 @@
 """What a checkpoint holds of a run beside its weights, and how the run goes on from it."""
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +12,7 @@ from diffusion_lightning.training.position import Position
 from diffusion_lightning.training.resume import Makers, is_of_another_class, lay_over
 from diffusion_lightning.training.schedule import misfit, overruled
 from diffusion_lightning.training.sharding import number_as_in
+from diffusion_lightning.version import __version__
 
 if TYPE_CHECKING:
     from diffusion_lightning.training.module import ScoreModule
@@ -27,7 +27,7 @@ def write_run(module: "ScoreModule", checkpoint: dict[str, Any]) -> None:
         for state in checkpoint.get("optimizer_states", []):
             number_as_in(module, state)
     checkpoint[KEY] = {
-        "version": version("diffusion-lightning"),
+        "version": __version__,
         "run_ids": {type(logger).__name__: logger.version for logger in module.loggers},
         "position": Position.of(module.trainer).write(checkpoint),
         "skipped_steps": module.skipping.total,
