@@ -1,4 +1,4 @@
-"""Numbers that are infinite or not a number: the end of a training of such, and what is told of samples with any."""
+"""NaN and infinity: the end of a training of such, and what is told of samples with any."""
 
 from pathlib import Path
 
