@@ -421,7 +421,7 @@ def test_the_weighting_has_its_closed_form():
         def denoise(self, x, t, **cond):
             return torch.zeros_like(x)
 
-    losses = objective(Wrong(None, sde, None), torch.ones(20, 2, 4, 4).double(), drawn=(t, torch.zeros(20, 2, 4, 4)))
+    losses = objective(Wrong(sde), torch.ones(20, 2, 4, 4).double(), drawn=(t, torch.zeros(20, 2, 4, 4)))
     torch.testing.assert_close(losses, 3 * snr / (3 + snr))
     with pytest.raises(ValueError, match="gamma=0: must be positive"):
         SoftMinSNR(gamma=0)

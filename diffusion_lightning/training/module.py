@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffusion_lightning.data.augmentation import GeometricAugmentation
 from diffusion_lightning.data.base import BatchDataModule
-from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.denoiser import NetworkDenoiser
 from diffusion_lightning.objective import DenoisingScoreMatching
 from diffusion_lightning.parameterization import Parameterization
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
@@ -120,7 +120,7 @@ class ScoreModule(DrawsSamples, LightningModule):
                 f"augment: {type(network).__name__} has augment_dim={dim} and cannot be told of the augmentation; give "
                 f"a network with augment_dim={augment.dim} (UNet), or augment=null"
             )
-        self.denoiser = Denoiser(network, sde, parameterization)
+        self.denoiser = NetworkDenoiser(network, sde, parameterization)
         self.objective = objective if objective is not None else DenoisingScoreMatching()
         self.sampler = sampler if sampler is not None else Heun()
         self.sampler.check(sde)
@@ -232,7 +232,7 @@ class ScoreModule(DrawsSamples, LightningModule):
             position.go_on(self.trainer)
             run_steps = position.run_steps(self.trainer, self.global_step)
             self.skipped_steps = self._resumed["skipped_steps"]
-            self._skipped_in_a_row = self._resumed["skipped_in_a_row"]
+            self._skipped_in_a_row = self._resumed.get("skipped_in_a_row", 0)  # 0.2.0 as it was released had none
             self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._resumed["metrics"].items()})
             self._epoch_losses = self.own_part(self._resumed["epoch_losses"])
             self.watchers.go_on(self.trainer, self._resumed.get("used", []))
