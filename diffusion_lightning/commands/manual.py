@@ -1,4 +1,4 @@
-"""What the command says of itself, for which nothing else has to be loaded."""
+"""Usage and version: what the command says of itself, for which nothing else has to be loaded."""
 
 import platform
 

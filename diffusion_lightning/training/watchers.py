@@ -1,4 +1,4 @@
-"""What watches a metric: a ``ReduceLROnPlateau``, Lightning's ``EarlyStopping`` and ``ModelCheckpoint``.
+"""Monitored metrics: a ``ReduceLROnPlateau``, Lightning's ``EarlyStopping`` and ``ModelCheckpoint``.
 
 Each of them waits until its metric is measured, and uses a value once. Lightning's own end the training where a metric
 is not there yet, and take one that is measured every fourth epoch for measured anew in each.
