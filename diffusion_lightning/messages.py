@@ -1,4 +1,4 @@
-"""What is told once and not by every process, with Lightning or without it."""
+"""Rank-zero messages: told once and not by every process, with Lightning or without it."""
 
 import logging
 import sys

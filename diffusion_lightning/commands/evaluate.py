@@ -9,9 +9,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from jsonargparse import Namespace
@@ -32,11 +31,12 @@ from diffusion_lightning.commands.real_images import (
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint, run_of
 from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.data.base import ImageDataModule
+from diffusion_lightning.home import default_cache
 from diffusion_lightning.images import is_picture, to_uint8, write_png
 from diffusion_lightning.likelihood import bits_per_dim
 from diffusion_lightning.messages import warn
 from diffusion_lightning.metrics.evaluation import MetricName, evaluate, metric_name, possible_metrics
-from diffusion_lightning.metrics.fid import FeatureName, build_features, default_cache
+from diffusion_lightning.metrics.features import FEATURES, FeatureChoice, FeatureName, auto_feature, build_features
 from diffusion_lightning.metrics.neighbours import PROBES, find_neighbours, image_batches, neighbours_picture
 from diffusion_lightning.metrics.reference import Reference
 from diffusion_lightning.progress import progress_bar, watched
@@ -48,15 +48,13 @@ from diffusion_lightning.training.broken_samples import count_broken, warn_of_br
 from diffusion_lightning.training.checkpoint_file import load_checkpoint
 from diffusion_lightning.training.recipe import describe
 from diffusion_lightning.training.trained import TrainedModel
+from diffusion_lightning.version import __version__, installed_version
 
 ROWS, NEAREST = 8, 5
 """Of the picture of neighbours: samples, and real images beside each."""
 
 LONGEST_NAME = 150
 """Of a folder; most systems allow 255 bytes."""
-
-PUBLISHED = {128: "mnist", 2048: "inception_tf1"}
-"""By their number: whose features statistics of others are, which do not say it themselves."""
 
 
 def evaluate_command(args: list[str]) -> None:
@@ -195,18 +193,18 @@ class _Subject:
                 )
             return self.options.feature
         if self.statistics is not None:
-            count = len(self.statistics.moments.mean)
-            name = stated or PUBLISHED.get(count)
-            if name not in get_args(FeatureName):
+            name = self.statistics.known_feature
+            if name is None:
+                count = len(self.statistics.moments.mean)
                 found = f"the features {stated!r}" if stated is not None else f"{count} features"
                 raise UsageError(
                     f"reference={self.options.reference!r}: is of {found}, which none of the known networks has: "
-                    f"{', '.join(get_args(FeatureName))}"
+                    f"{', '.join(FEATURES)}"
                 )
-            return name  # type: ignore[return-value]
-        if self.data is not None and self.options.reference is None:
-            return self.data.fid_feature
-        return "mnist" if self.module.shape == (1, 28, 28) else "inception"
+            return name
+        assert self.module.shape is not None
+        named = self.data.fid_feature if self.data is not None and self.options.reference is None else None
+        return named or auto_feature(self.module.shape)
 
     def _check_statistics(self) -> None:
         if self.statistics is None:
@@ -412,7 +410,7 @@ def evaluate_parser() -> OneLineParser:
     )
     parser.add_argument(
         "--feature",
-        type=Literal["auto", "inception", "inception_tf1", "mnist"],
+        type=FeatureChoice,
         default="auto",
         help="The feature network; inception_tf1 resizes as for published statistics.",
     )
@@ -526,10 +524,10 @@ def _folder_name(options: Namespace, subject: _Subject, samplers: Sequence[Sampl
     return re.sub(r"[^\w=.]+", "-", "_".join(filter(None, parts))).replace("-_", "_").strip("-")[:LONGEST_NAME]
 
 
-def _versions() -> dict[str, str]:
-    packages = ("diffusion-lightning", "lightning", "torchmetrics", "torch-fidelity")
+def _versions() -> dict[str, str | None]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **{name: version(name) for name in packages},
+        "diffusion-lightning": __version__,
+        **{name: installed_version(name) for name in ("lightning", "torchmetrics", "torch-fidelity")},
     }

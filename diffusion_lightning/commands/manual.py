@@ -1,7 +1,8 @@
-"""What the command says of itself, for which nothing else has to be loaded."""
+"""Usage and version: what the command says of itself, for which nothing else has to be loaded."""
 
 import platform
-from importlib.metadata import version
+
+from diffusion_lightning.version import __version__, installed_version
 
 USAGE = """\
 usage: lightning COMMAND [options]
@@ -18,6 +19,7 @@ usage: lightning COMMAND [options]
                       lightning likelihood --ckpt_path runs/quickstart --data EmbeddedMNIST
   report      a page with pictures, curves and settings of runs:   lightning report runs/quickstart
   export      for other programs: lightning export --ckpt_path runs/quickstart --format safetensors --output folder
+  configs     that come with the package: a list; lightning configs quickstart.yaml copies one here, to edit
   completion  for the shell:  eval "$(lightning completion bash)"
 
 lightning <command> --help lists a command's options; --debug shows the traceback of an error; lightning --version.
@@ -70,6 +72,7 @@ EXAMPLES = {
     "likelihood": "lightning likelihood --ckpt_path runs/quickstart --data EmbeddedMNIST",
     "report": "lightning report runs/quickstart",
     "export": "lightning export --ckpt_path runs/quickstart --format safetensors --output folder",
+    "configs": "lightning configs quickstart.yaml",
     "completion": "lightning completion bash",
 }
 """What to type, for who has left out what a command cannot do without."""
@@ -77,5 +80,5 @@ EXAMPLES = {
 
 def version_line() -> str:
     """The versions of the package and of what decides its results."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning"))
-    return f"diffusion_lightning {version('diffusion-lightning')} (python {platform.python_version()}, {packages})"
+    packages = ", ".join(f"{name} {installed_version(name) or 'unknown'}" for name in ("torch", "lightning"))
+    return f"diffusion_lightning {__version__} (python {platform.python_version()}, {packages})"

@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from diffusion_lightning.commands.class_options import ClassOptions
+from diffusion_lightning.commands.configs import find as find_config
 from diffusion_lightning.commands.list_options import is_list, with_lists
 from diffusion_lightning.commands.manual import EXAMPLES
 from diffusion_lightning.commands.usage import UsageError, explain
@@ -41,7 +42,8 @@ class OneLineParser(ArgumentParser):
         Raises:
             UsageError: if the options cannot be used.
         """
-        args = self._with_lists(sys.argv[1:] if args is None else list(args))
+        args, taken = _with_shipped(self._with_lists(sys.argv[1:] if args is None else list(args)))
+        _tell(taken)
         for path in _config_files(args):
             _check_config_file(path)
         classes = ClassOptions()
@@ -133,13 +135,35 @@ def _config_files(args: list[str]) -> Iterator[str]:
             yield value if equals else following
 
 
+def _with_shipped(args: list[str]) -> tuple[list[str], list[str]]:
+    """A command line with the package's configs by their paths, where ``--config`` names no file; and notes of it."""
+    found, notes = list(args), list[str]()
+    for place, option in enumerate(args):
+        name, equals, value = option.partition("=")
+        if name not in ("--config", "-c"):
+            continue
+        value = value if equals else "".join(args[place + 1 : place + 2])
+        config = None if _is_file(value) else find_config(value)
+        if config is not None:
+            found[place if equals else place + 1] = f"{name}={config}" if equals else str(config)
+            notes.append(f"{value} is the package's, {config}, since there is none here")
+    return found, notes
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # such as a whole config in place of a name, which is longer than a name can be
+        return False
+
+
 def _check_config_file(path: str) -> None:
     """Raise a UsageError that names the file if it holds anything but a mapping in YAML; one not there passes."""
     try:
-        if not Path(path).is_file():
+        if not _is_file(path):
             return
         content = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.CSafeLoader)
-    except OSError:  # such as a whole config in place of a name, which is longer than a name can be
+    except OSError:
         return
     except RecursionError as error:
         raise UsageError(f"config={path!r}: is nested too deeply") from error

@@ -56,6 +56,8 @@ def explain(message: str, options: list[str] | None = None) -> str:
     text = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
     text = re.sub(r" Add the import path to import_path_allowlist in set_parsing_settings to allow it\.", "", text)
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid - ", "", text)
+    if 'option "config": File does not exist' in text and "lightning configs" not in text:
+        text += " (lightning configs lists those that come with the package)"
     if "(did you mean" in text:  # an error in a nested parser comes by here once for each parser around it
         return text
     if match := re.search(r"unrecognized arguments?: (\S+)", text, re.IGNORECASE):
