@@ -1,7 +1,9 @@
 """bf16 where the machine multiplies it in hardware, float32 elsewhere."""
 
 import weakref
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -69,6 +71,23 @@ def has_bf16_units(kind: str) -> bool:
     if kind == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     if kind == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        capabilities = _cpu_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
+
+
+def _cpu_capabilities() -> Mapping[str, Any]:
+    """What this machine's processor can do, as far as torch tells."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        _say_unknown()
+        return {}
+    return torch.cpu.get_capabilities()
+
+
+@cache
+def _say_unknown() -> None:
+    """Once in a process."""
+    rank_zero_info(
+        f"precision: torch {torch.__version__} cannot tell whether this CPU has bf16 units, a newer one can; "
+        "if it has, --trainer.precision bf16-mixed"
+    )

@@ -150,3 +150,14 @@ def test_help_shows_it(capsys):
         cli.main(["fit", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert '--trainer.precision PRECISION ``"auto"``, bf16-mixed where the device' in said
+
+
+def test_where_torch_cannot_tell_of_bf16_units_it_is_float32_and_a_line_says_so(monkeypatch, caplog):
+    """As under torch 2.6."""
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    precision._say_unknown.cache_clear()
+    with caplog.at_level("INFO"):
+        assert not precision.has_bf16_units("cpu")
+        assert not precision.has_bf16_units("cpu")
+    assert caplog.text.count("cannot tell whether this CPU has bf16 units") == 1
+    precision._say_unknown.cache_clear()
