@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from diffusion_lightning.training.precision import has_bf16_units
+from diffusion_lightning.training.bf16 import has_bf16_units
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -32,7 +32,7 @@ _HOME = {
         "VelocityPrediction",
         "KarrasPreconditioning",
     ),
-    "denoiser": ("Denoiser", "GaussianMixtureDenoiser"),
+    "denoiser": ("Denoiser", "NetworkDenoiser", "GaussianMixtureDenoiser"),
     "objective": ("DenoisingScoreMatching", "Times", "UniformTimes", "LogNormalTimes", "ImportanceTimes"),
     "samplers": (
         "Sampler",

@@ -10,17 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 import diffusion_lightning.data  # noqa: F401 — so that its classes are known by their short names
+from diffusion_lightning.commands.drawing import add_drawing_options, drawing_context, load_on_device
 from diffusion_lightning.commands.evaluation_report import Results, new_folder
+from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.real_images import (
     RealImages,
     data_of_run,
@@ -28,31 +28,26 @@ from diffusion_lightning.commands.real_images import (
     images_of_data,
     images_of_folder,
 )
-from diffusion_lightning.commands.run_folder import find_checkpoint, run_of
-from diffusion_lightning.commands.usage import (
-    CKPT_PATH,
-    OneLineParser,
-    UsageError,
-    add_drawing_options,
-    check_seed,
-    load_on_device,
-)
+from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint, run_of
+from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.data.base import ImageDataModule
+from diffusion_lightning.home import default_cache
 from diffusion_lightning.images import is_picture, to_uint8, write_png
 from diffusion_lightning.likelihood import bits_per_dim
+from diffusion_lightning.messages import warn
 from diffusion_lightning.metrics.evaluation import MetricName, evaluate, metric_name, possible_metrics
-from diffusion_lightning.metrics.fid import FeatureName, build_features, default_cache
+from diffusion_lightning.metrics.features import FEATURES, FeatureChoice, FeatureName, auto_feature, build_features
 from diffusion_lightning.metrics.neighbours import PROBES, find_neighbours, image_batches, neighbours_picture
 from diffusion_lightning.metrics.reference import Reference
 from diffusion_lightning.progress import progress_bar, watched
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.samplers.ode import AdaptiveMethod
+from diffusion_lightning.training.bf16 import has_bf16_units
+from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.checkpoint_file import load_checkpoint
-from diffusion_lightning.training.module import ScoreModule
-from diffusion_lightning.training.non_finite import count_broken, warn_of_broken
-from diffusion_lightning.training.precision import AutoPrecision, has_bf16_units
 from diffusion_lightning.training.recipe import describe
+from diffusion_lightning.training.trained import TrainedModel
 from diffusion_lightning.version import __version__, installed_version
 
 ROWS, NEAREST = 8, 5
@@ -60,9 +55,6 @@ ROWS, NEAREST = 8, 5
 
 LONGEST_NAME = 150
 """Of a folder; most systems allow 255 bytes."""
-
-PUBLISHED = {128: "mnist", 2048: "inception_tf1"}
-"""By their number: whose features statistics of others are, which do not say it themselves."""
 
 
 def evaluate_command(args: list[str]) -> None:
@@ -102,7 +94,7 @@ class _Subject:
         data: of the option ``--data``.
     """
 
-    def __init__(self, options: Namespace, module: ScoreModule, data: LightningDataModule | None) -> None:
+    def __init__(self, options: Namespace, module: TrainedModel, data: LightningDataModule | None) -> None:
         self.options = options
         self.module = module
         assert module.shape is not None
@@ -147,8 +139,7 @@ class _Subject:
             self.rows = 0
         self.labels, self.classes = self._labels(is_given=data is not None)
         self.reference_name = self.real.name if self.real else options.reference if self.statistics else None
-        self.precision = AutoPrecision() if options.precision == "auto" else Precision()
-        self.precision.convert_module(module)
+        self.has_told_precision = False
 
     @property
     def format(self) -> str:
@@ -186,7 +177,7 @@ class _Subject:
             name = type(self.data).__name__
             return module.labels_in_shares(num, self.data.class_counts()), f"in the shares of {name}"
         if module.class_counts is None:
-            rank_zero_warn(
+            warn(
                 f"{self.options.ckpt_path} does not say how often its training data have each class: the samples' "
                 "classes come in turn; give --data to draw them in the shares of that data"
             )
@@ -202,18 +193,18 @@ class _Subject:
                 )
             return self.options.feature
         if self.statistics is not None:
-            count = len(self.statistics.moments.mean)
-            name = stated or PUBLISHED.get(count)
-            if name not in get_args(FeatureName):
+            name = self.statistics.known_feature
+            if name is None:
+                count = len(self.statistics.moments.mean)
                 found = f"the features {stated!r}" if stated is not None else f"{count} features"
                 raise UsageError(
                     f"reference={self.options.reference!r}: is of {found}, which none of the known networks has: "
-                    f"{', '.join(get_args(FeatureName))}"
+                    f"{', '.join(FEATURES)}"
                 )
-            return name  # type: ignore[return-value]
-        if self.data is not None and self.options.reference is None:
-            return self.data.fid_feature
-        return "mnist" if self.module.shape == (1, 28, 28) else "inception"
+            return name
+        assert self.module.shape is not None
+        named = self.data.fid_feature if self.data is not None and self.options.reference is None else None
+        return named or auto_feature(self.module.shape)
 
     def _check_statistics(self) -> None:
         if self.statistics is None:
@@ -307,13 +298,14 @@ def _samples(subject: _Subject, sampler: Sampler) -> Iterator[Tensor]:
     options, module = subject.options, subject.module
     generator = torch.Generator(module.device)
     bar = progress_bar(total=options.num, desc=_label(sampler), unit="image", disable=options.quiet)
-    with module.ema_weights(), bar:
+    with bar:
         for index, first in enumerate(range(0, options.num, options.batch_size)):
             size = min(options.batch_size, options.num - first)
             labels = None if subject.labels is None else subject.labels[first : first + size]
             # anew for each batch, whose start is the first draw: what a sampler draws later moves no other start
             generator.manual_seed(derive_seed(options.seed, index, Stream.EVALUATION))
-            with subject.precision.forward_context():
+            with drawing_context(options.precision, module.device, tell=not subject.has_told_precision):
+                subject.has_told_precision = True
                 samples = module.sample(sampler, size, labels, generator, batch_size=size, progress=not options.quiet)
             yield samples  # outside of the context: what is done with them is done in float32
             bar.update(size)
@@ -330,15 +322,14 @@ def _bits_per_dim(subject: _Subject) -> tuple[dict[str, float], dict[str, Any]]:
     chosen = draw_some(options.bits_per_dim, available, options.seed)
     count = len(chosen)
     images, labels = held_out[chosen.tolist()]
-    with module.eval().ema_weights():
-        values = bits_per_dim(
-            module.denoiser,
-            images.to(module.device),
-            generator=torch.Generator(module.device).manual_seed(options.seed),
-            batch_size=options.batch_size,
-            progress=not options.quiet,
-            **module.condition(labels.to(module.device)),
-        ).double()
+    values = bits_per_dim(
+        module.denoiser,
+        images.to(module.device),
+        generator=torch.Generator(module.device).manual_seed(options.seed),
+        batch_size=options.batch_size,
+        progress=not options.quiet,
+        **module.condition(labels.to(module.device)),
+    ).double()
     found = {f"bits_per_dim@{count}": values.mean().item()}
     if count > 1:
         found[f"bits_per_dim_error@{count}"] = values.std().item() / math.sqrt(count)
@@ -419,7 +410,7 @@ def evaluate_parser() -> OneLineParser:
     )
     parser.add_argument(
         "--feature",
-        type=Literal["auto", "inception", "inception_tf1", "mnist"],
+        type=FeatureChoice,
         default="auto",
         help="The feature network; inception_tf1 resizes as for published statistics.",
     )
@@ -468,7 +459,7 @@ def _check_options(options: Namespace) -> None:
             raise UsageError(f"export_reference={str(path)!r}: its folder is not there")
 
 
-def _samplers(given: Namespace, module: ScoreModule) -> list[Sampler]:
+def _samplers(given: Namespace, module: TrainedModel) -> list[Sampler]:
     """Those to be judged, after asking each whether it fits the process."""
     base = given.sweep.samplers or [given.sampler if given.sampler is not None else module.sampler]
     option = "sampler" if given.sweep.samplers is None else "sweep.samplers"

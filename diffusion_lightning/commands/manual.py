@@ -1,4 +1,4 @@
-"""What the command says of itself, for which nothing else has to be loaded."""
+"""Usage and version: what the command says of itself, for which nothing else has to be loaded."""
 
 import platform
 
@@ -24,6 +24,43 @@ usage: lightning COMMAND [options]
 
 lightning <command> --help lists a command's options; --debug shows the traceback of an error; lightning --version.
 """
+
+SCREENS = {
+    "fit": """\
+lightning fit --config FILE [--config FILE …] [--option value …]
+
+Train a model. Later files and options are laid over earlier ones; every setting of the config is an option.
+
+  lightning fit --config configs/quickstart.yaml                        train; everything goes to runs/quickstart/
+  lightning fit --config runs/quickstart/version_0/config.yaml --ckpt_path last                          resume
+  lightning fit --config configs/mnist.yaml --print_config      what it means, with every default; and stop
+  lightning fit --config configs/mnist.yaml --dry_run           size, arithmetic and time; and stop
+
+  --run_name NAME             of the run's folder; the config file's name by default
+  --seed_everything N         decides all that is random
+  --data CLASS                EmbeddedMNIST, MNIST, CIFAR10, ImageFolder, Points; --data.root, --data.batch_size
+  --model.network CLASS       UNet, ScoreNet, …, or your own by its import path; --model.network.channels, …
+  --model.sampler CLASS       Heun, DPMSolverPlusPlus, …; --model.sampler.steps
+  --model.optimizer CLASS     AdamW, …; --model.optimizer.lr; likewise --model.lr_scheduler
+  --trainer.max_epochs N      or --trainer.max_steps N
+  --trainer.devices N         GPUs or processes; --trainer.accelerator, --trainer.strategy ddp
+  --trainer.precision auto    bf16 where the device has units for it
+  --trainer.logger CLASS      WandbLogger, TensorBoardLogger, or false
+  --CLASS.help                the options of a class: --model.network.help UNet, --data.help MNIST""",
+    "validate": """\
+lightning validate --config runs/NAME/version_0/config.yaml --ckpt_path last [--option value …]
+
+The loss on held-out images, and what the config's measurements (FID) say of the checkpoint, by its EMA weights.""",
+    "test": """\
+lightning test --config runs/NAME/version_0/config.yaml --ckpt_path last [--option value …]
+
+As validate, on the same images, logged as test/loss.""",
+    "predict": """\
+lightning predict --config runs/NAME/version_0/config.yaml --ckpt_path last [--data.num_predictions N]
+
+Samples as single pictures, drawn by the EMA weights and split over the processes.""",
+}
+"""What `lightning <command> --help` begins with, no more than a screen; all options follow."""
 
 EXAMPLES = {
     "fit": "lightning fit --config configs/quickstart.yaml",

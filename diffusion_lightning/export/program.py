@@ -64,7 +64,8 @@ def export_program(denoiser: Denoiser, shape: Sequence[int]) -> ExportedProgram:
     with torch.no_grad():
         function(*inputs)  # so that tables are there which are made at the first use, and not as part of the program
         # from 64 examples on, diffusers' U-Net takes another way through its code
-        batch = Dim("batch", max=63 if isinstance(denoiser.network, DiffusersUNet) else MOST)
+        is_of_diffusers = isinstance(getattr(denoiser, "network", None), DiffusersUNet)
+        batch = Dim("batch", max=63 if is_of_diffusers else MOST)
         return export(function, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False)
 
 
@@ -74,7 +75,7 @@ def example_inputs(denoiser: Denoiser, shape: Sequence[int], batch: int) -> tupl
     sde = denoiser.sde
     t = sde.uniform_times(torch.rand(batch, generator=generator))
     x0, noise = (torch.randn(batch, *shape, generator=generator) for _ in range(2))
-    classes = getattr(denoiser.network, "num_classes", None)
+    classes = denoiser.num_classes
     labels = (torch.arange(batch) % classes,) if classes else ()
     return sde.perturb(x0 / 2, t, noise), t, *labels
 

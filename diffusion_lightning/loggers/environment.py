@@ -1,4 +1,4 @@
-"""What a run is started in: the command, the code's version, the packages, the machine."""
+"""Provenance: what a run is started in, the command, the code's version, the packages, the machine."""
 
 import os
 import platform

@@ -39,7 +39,7 @@ from diffusion_lightning import (
     UniformTimes,
     __version__,
 )
-from diffusion_lightning.data.base import TensorImages
+from diffusion_lightning.data.tensor_images import TensorImages
 from diffusion_lightning.training.checkpoint_file import KEY
 
 TINY: dict[str, Any] = {
