@@ -536,8 +536,8 @@ MUTATIONS = [
     ),
     Mutation(
         "the mean loss of a continued epoch forgets its first part",
-        "training/module.py",
-        'self._epoch_losses = self.own_part(self._resumed["epoch_losses"])',
+        "training/resumption.py",
+        'module.epoch_loss.go_on(read["epoch_losses"], module)',
         "pass",
         f"{POSITION}[epochs]",
     ),
@@ -558,13 +558,13 @@ MUTATIONS = [
     Mutation(
         "the EMA takes a skipped step",
         "training/module.py",
-        "if not self._is_skipped:\n            self.ema.update()",
+        "if not self.skipping.is_last:\n            self.ema.update()",
         "if True:\n            self.ema.update()",
         NON_FINITE,
     ),
     Mutation(
         "a skipped step still moves the optimizer",
-        "training/module.py",
+        "training/skipped_steps.py",
         "optimizer.zero_grad(set_to_none=True)",
         "optimizer.zero_grad(set_to_none=False)",
         NON_FINITE,
@@ -578,9 +578,9 @@ MUTATIONS = [
     ),
     Mutation(
         "each process draws noise of its own",
-        "training/module.py",
-        "rows = slice(self.global_rank, len(x) * world_size, world_size)",
-        "rows = slice(self.global_rank * len(x), (self.global_rank + 1) * len(x))",
+        "training/draws.py",
+        "rows = slice(rank, len(x) * world_size, world_size)",
+        "rows = slice(rank * len(x), (rank + 1) * len(x))",
         f"{RELIABILITY}/test_process_count.py::test_two_processes_are_one_with_twice_the_batch",
     ),
     Mutation(

@@ -6,29 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from diffusion_lightning.commands.comparison import Comparison, chosen_feature, chosen_metrics, statistics_of
+from diffusion_lightning.commands.drawing import add_drawing_options, load_on_device
 from diffusion_lightning.commands.evaluation_report import Results, folder_name, new_folder
 from diffusion_lightning.commands.judging import Subject, judge, look_at_neighbours, mean_bits_per_dim
-from diffusion_lightning.commands.run_folder import find_checkpoint, run_of
+from diffusion_lightning.commands.parser import OneLineParser
+from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint, run_of
 from diffusion_lightning.commands.sweep import label, samplers_of
-from diffusion_lightning.commands.usage import (
-    CKPT_PATH,
-    OneLineParser,
-    UsageError,
-    add_drawing_options,
-    check_seed,
-    load_on_device,
-)
+from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.images import is_picture
 from diffusion_lightning.messages import warn
 from diffusion_lightning.metrics.evaluation import MetricName
 from diffusion_lightning.metrics.features import FeatureChoice, build_features
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.checkpoint_file import load_checkpoint
-from diffusion_lightning.training.trained import DrawsSamples
+from diffusion_lightning.training.trained import TrainedModel
 
 if TYPE_CHECKING:  # data modules load Lightning
     from diffusion_lightning.data.base import ImageDataModule
@@ -65,8 +59,7 @@ def evaluate_command(args: list[str]) -> None:
     subject = _subject(options, model, data)
     folder = new_folder(_output(options), _folder_name(subject, comparison, samplers))
     try:
-        with model.eval().ema_weights():
-            _run(options, subject, comparison, data, samplers, rows, folder)
+        _run(options, subject, comparison, data, samplers, rows, folder)
     finally:
         with suppress(OSError):
             folder.rmdir()  # if it was left empty
@@ -127,7 +120,7 @@ def _data(options: Namespace, given: Any, shape: tuple[int, ...]) -> "ImageDataM
     return image_data(given if given is not None else data_of_run(run_of(options.ckpt_path)), shape)
 
 
-def _comparison(options: Namespace, model: DrawsSamples, data: "ImageDataModule | None") -> Comparison:
+def _comparison(options: Namespace, model: TrainedModel, data: "ImageDataModule | None") -> Comparison:
     """With the training images of the data, or with what ``--reference`` names."""
     assert model.shape is not None
     is_wanted, path = _wants_reference(options), options.reference
@@ -164,11 +157,11 @@ def _rows(options: Namespace, comparison: Comparison) -> int:
     return 0
 
 
-def _subject(options: Namespace, model: DrawsSamples, data: "ImageDataModule | None") -> Subject:
+def _subject(options: Namespace, model: TrainedModel, data: "ImageDataModule | None") -> Subject:
     # its tensors are in the model already
     checkpoint = load_checkpoint(options.ckpt_path, map_location="meta")
     labels, classes = _labels(options, model, data)
-    subject = Subject(
+    return Subject(
         model,
         {"checkpoint": options.ckpt_path, "step": checkpoint["global_step"], "epoch": checkpoint["epoch"]},
         options.num,
@@ -176,15 +169,12 @@ def _subject(options: Namespace, model: DrawsSamples, data: "ImageDataModule | N
         options.seed,
         labels,
         classes,
-        wants_bf16=options.precision == "auto",
+        options.precision,
         progress=not options.quiet,
     )
-    if options.precision == "auto":
-        rank_zero_info(f"precision: {subject.format} on {model.device.type}")
-    return subject
 
 
-def _labels(options: Namespace, model: DrawsSamples, data: "ImageDataModule | None") -> tuple[Tensor | None, str]:
+def _labels(options: Namespace, model: TrainedModel, data: "ImageDataModule | None") -> tuple[Tensor | None, str]:
     """The samples' classes, in the shares of the data that are given or that were trained on; and how, in words."""
     if not model.has_classes:
         return None, "none"

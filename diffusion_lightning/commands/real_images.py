@@ -8,7 +8,8 @@ from lightning.pytorch import LightningDataModule
 
 import diffusion_lightning.data  # noqa: F401 — so that its classes are known by their short names
 from diffusion_lightning.commands.comparison import RealImages
-from diffusion_lightning.commands.usage import OneLineParser, UsageError
+from diffusion_lightning.commands.parser import OneLineParser
+from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.data.base import ImageDataModule
 from diffusion_lightning.data.pictures import PictureFiles, find_pictures, fits_in_memory, pictures_digest
 from diffusion_lightning.data.tensor_images import ImageSet

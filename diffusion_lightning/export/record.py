@@ -1,7 +1,6 @@
 """``config.yaml`` of an exported folder: what the denoiser is made of, as plain data."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import yaml
 from diffusion_lightning.denoiser import NetworkDenoiser
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.recipe import describe
+from diffusion_lightning.version import __version__
 
 NAME = "config.yaml"
 
@@ -38,7 +38,7 @@ def record_text(format: str, denoiser: NetworkDenoiser, sampler: Sampler | None,
         shape: of one example, ``(C, H, W)`` or ``(D,)``; None if it is not known.
     """
     record = {
-        KEY: version("diffusion-lightning"),
+        KEY: __version__,
         "format": format,
         "denoiser": recipe_of(denoiser),
         "sampler": describe(sampler),
