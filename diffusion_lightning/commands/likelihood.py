@@ -2,9 +2,9 @@
 
 import math
 import time
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 import diffusion_lightning.data  # noqa: F401 — so that its classes are known by their short names
@@ -12,9 +12,11 @@ from diffusion_lightning.commands.drawing import load_on_device
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
 from diffusion_lightning.commands.usage import UsageError, check_seed
-from diffusion_lightning.data.base import BatchDataModule
 from diffusion_lightning.likelihood import Divergence, Probe, bits_per_dim, log_likelihood
 from diffusion_lightning.randomness import draw_some
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule
 
 
 def likelihood_command(args: list[str]) -> None:
@@ -71,7 +73,9 @@ def likelihood_command(args: list[str]) -> None:
 
 
 def likelihood_parser() -> OneLineParser:
-    """The options of ``lightning likelihood``."""
+    """The options of ``lightning likelihood``; of them ``--data`` loads Lightning."""
+    from lightning.pytorch import LightningDataModule
+
     parser = OneLineParser(
         prog="lightning likelihood",
         usage="lightning likelihood --ckpt_path RUN_OR_FILE --data CLASS [--num N] [--option value …]",
@@ -106,8 +110,10 @@ def drawn_of(count: int, available: int, seed: int) -> str:
     return f"{count:,} of the {available:,} held-out examples (drawn by seed {seed})"
 
 
-def _held_out(data: LightningDataModule, num: int, seed: int) -> tuple[Tensor, Tensor, int]:
+def _held_out(data: "LightningDataModule", num: int, seed: int) -> tuple[Tensor, Tensor, int]:
     """Some of the examples that the data module tests on, as it stores them, their labels, and how many there are."""
+    from diffusion_lightning.data.base import BatchDataModule
+
     data.prepare_data()
     data.setup("test")
     if isinstance(data, BatchDataModule):
