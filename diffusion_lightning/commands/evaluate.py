@@ -17,7 +17,7 @@ from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint, 
 from diffusion_lightning.commands.sweep import label, samplers_of
 from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.images import is_picture
-from diffusion_lightning.messages import inform, warn
+from diffusion_lightning.messages import warn
 from diffusion_lightning.metrics.evaluation import MetricName
 from diffusion_lightning.metrics.features import FeatureChoice, build_features
 from diffusion_lightning.samplers import Sampler
@@ -161,7 +161,7 @@ def _subject(options: Namespace, model: TrainedModel, data: "ImageDataModule | N
     # its tensors are in the model already
     checkpoint = load_checkpoint(options.ckpt_path, map_location="meta")
     labels, classes = _labels(options, model, data)
-    subject = Subject(
+    return Subject(
         model,
         {"checkpoint": options.ckpt_path, "step": checkpoint["global_step"], "epoch": checkpoint["epoch"]},
         options.num,
@@ -169,12 +169,9 @@ def _subject(options: Namespace, model: TrainedModel, data: "ImageDataModule | N
         options.seed,
         labels,
         classes,
-        wants_bf16=options.precision == "auto",
+        options.precision,
         progress=not options.quiet,
     )
-    if options.precision == "auto":
-        inform(f"precision: {subject.format} on {model.device.type}")
-    return subject
 
 
 def _labels(options: Namespace, model: TrainedModel, data: "ImageDataModule | None") -> tuple[Tensor | None, str]:

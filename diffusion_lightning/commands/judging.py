@@ -4,7 +4,6 @@ import math
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.commands.comparison import Comparison
+from diffusion_lightning.commands.drawing import Precision, drawing_context
 from diffusion_lightning.commands.sweep import label
 from diffusion_lightning.data.tensor_images import ImageSet
 from diffusion_lightning.images import to_uint8, write_png
@@ -23,9 +23,9 @@ from diffusion_lightning.metrics.reference import Reference
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some
 from diffusion_lightning.samplers import Sampler
-from diffusion_lightning.training.bf16 import bf16_if_units, has_bf16_units
+from diffusion_lightning.training.bf16 import has_bf16_units
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
-from diffusion_lightning.training.trained import DrawsSamples
+from diffusion_lightning.training.trained import TrainedModel
 from diffusion_lightning.version import __version__, installed_version
 
 NEAREST = 5
@@ -44,24 +44,25 @@ class Subject:
         seed: decides the samples, and the metrics' subsets.
         labels: the samples' classes ``(num,)``, None for a network without classes.
         classes: how they were chosen, in words.
-        wants_bf16: whether the network runs in bf16 where the device has units for it.
+        precision: of the network.
         progress: show bars.
     """
 
-    model: DrawsSamples
+    model: TrainedModel
     origin: dict[str, Any]
     num: int
     batch_size: int
     seed: int
     labels: Tensor | None
     classes: str
-    wants_bf16: bool = False
+    precision: Precision = "auto"
     progress: bool = False
+    _has_told_precision: bool = field(default=False, init=False)
 
     @property
     def format(self) -> Literal["bf16-mixed", "32-true"]:
         """Of the network's numbers, as Lightning calls it."""
-        return "bf16-mixed" if self.wants_bf16 and has_bf16_units(self.model.device.type) else "32-true"
+        return "bf16-mixed" if self.precision == "auto" and has_bf16_units(self.model.device.type) else "32-true"
 
     def samples(self, sampler: Sampler) -> Iterator[Tensor]:
         """Batches of samples in [-1, 1]; every sampler has the same starts and classes."""
@@ -73,15 +74,13 @@ class Subject:
                 labels = None if self.labels is None else self.labels[first : first + size]
                 # anew for each batch, whose start is the first draw: what a sampler draws later moves no other start
                 generator.manual_seed(derive_seed(self.seed, index, Stream.EVALUATION))
-                with self._precision():
+                with drawing_context(self.precision, self.model.device, tell=not self._has_told_precision):
+                    self._has_told_precision = True
                     samples = self.model.sample(
                         sampler, size, labels, generator, batch_size=size, progress=self.progress
                     )
                 yield samples  # outside of the context: what is done with them is done in float32
                 bar.update(size)
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        return bf16_if_units(self.model.device.type) if self.wants_bf16 else nullcontext()
 
 
 @dataclass
