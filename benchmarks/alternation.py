@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from diffusion_lightning import ScoreModule
-from diffusion_lightning.training.precision import has_bf16_units
+from diffusion_lightning.training.bf16 import has_bf16_units
 
 WARM_UP = 3
 """Steps before the first block, of everyone."""

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, ToTensor
 
 from diffusion_lightning.data import EmbeddedMNIST
-from diffusion_lightning.data.base import ImageDataModule, ImageSet, TensorImages, normalize, random_flip
+from diffusion_lightning.data.base import ImageDataModule
+from diffusion_lightning.data.tensor_images import ImageSet, TensorImages, normalize, random_flip
 
 
 class CifarLike(ImageDataModule):

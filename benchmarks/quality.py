@@ -30,7 +30,8 @@ from torchvision.utils import save_image
 
 from diffusion_lightning.callbacks.performance import peak_memory_gb
 from diffusion_lightning.images import to_uint8
-from diffusion_lightning.metrics.fid import ReferenceFID, build_features
+from diffusion_lightning.metrics.features import build_features
+from diffusion_lightning.metrics.fid import ReferenceFID
 from diffusion_lightning.randomness import draw_some
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)

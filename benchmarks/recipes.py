@@ -12,7 +12,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningCLI
 
 from diffusion_lightning import ScoreModule, Trainer
-from diffusion_lightning.data.base import ImageDataModule, ImageSet, TensorImages
+from diffusion_lightning.data.base import ImageDataModule
+from diffusion_lightning.data.tensor_images import ImageSet, TensorImages
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -20,10 +20,10 @@ from diffusion_lightning import (
     DDIM,
     DDPM,
     AnnealedLangevin,
-    Denoiser,
     DPMSolverPlusPlus,
     EulerMaruyama,
     Heun,
+    NetworkDenoiser,
     PowerVESDE,
     PredictorCorrector,
     ProbabilityFlowODE,
@@ -72,7 +72,7 @@ def main() -> None:
     torch.manual_seed(0)
     shape = (options.batch_size, 1, 28, 28)
     network = Timed(ScoreNet().eval())
-    denoiser = Denoiser(network, PowerVESDE(), ScorePrediction())
+    denoiser = NetworkDenoiser(network, PowerVESDE(), ScorePrediction())
     images = torch.rand(shape) * 2 - 1
     steps = options.steps
     samplers = {

@@ -36,8 +36,8 @@ from systems import SYSTEMS
 from tqdm import tqdm
 
 from diffusion_lightning.callbacks.performance import peak_memory_gb
-from diffusion_lightning.commands.cli import DiffusionCLI
-from diffusion_lightning.training.precision import has_bf16_units
+from diffusion_lightning.commands.lightning_cli import DiffusionCLI
+from diffusion_lightning.training.bf16 import has_bf16_units
 
 CHOICES = {"mnist": (EQUAL, *(name for name in SYSTEMS if not name.startswith("ours"))), "cifar10": (EQUAL,)}
 """Which systems go with a recipe."""

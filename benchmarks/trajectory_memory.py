@@ -16,7 +16,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from diffusion_lightning import VPSDE, Denoiser, EulerMaruyama, NoisePrediction
+from diffusion_lightning import VPSDE, EulerMaruyama, NetworkDenoiser, NoisePrediction
 
 GOAL = 1e9
 
@@ -37,7 +37,7 @@ def peak() -> int:
 def measure(steps: int, batch_size: int) -> None:
     """Print the growth of the peak and the size of the frames."""
     shape = (batch_size, 3, 32, 32)
-    denoiser = Denoiser(Trivial(), VPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(Trivial(), VPSDE(), NoisePrediction())
     EulerMaruyama(3)(denoiser, shape, trajectory=True)
     before = peak()
     frames = EulerMaruyama(steps)(denoiser, shape, trajectory=True)

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from diffusion_lightning.moved import resolve_moved
+from diffusion_lightning.version import __version__ as __version__
 
 resolve_moved()
 
@@ -31,7 +32,7 @@ _HOME = {
         "VelocityPrediction",
         "KarrasPreconditioning",
     ),
-    "denoiser": ("Denoiser", "GaussianMixtureDenoiser"),
+    "denoiser": ("Denoiser", "NetworkDenoiser", "GaussianMixtureDenoiser"),
     "objective": ("DenoisingScoreMatching", "Times", "UniformTimes", "LogNormalTimes", "ImportanceTimes"),
     "samplers": (
         "Sampler",

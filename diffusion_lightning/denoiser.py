@@ -1,4 +1,4 @@
-r"""The denoiser: network + SDE + parameterization, seen as one function.
+r"""The denoiser: what undoes an SDE, seen as one function, whether a network has learnt it or it is known exactly.
 
 D(x, t) = E[x0 | x_t = x] determines everything else. With x_t = α x0 + σ z (Tweedie's formula; Efron 2011):
 
@@ -7,6 +7,7 @@ D(x, t) = E[x0 | x_t = x] determines everything else. With x_t = α x0 + σ z (T
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -23,42 +24,38 @@ def check_conditions(cond: dict[str, Any], batch: int) -> None:
             raise ValueError(f"{name} has shape {tuple(value.shape)}: must have {batch} entries, one for each example")
 
 
-class Denoiser(nn.Module):
-    """A network that has learnt to undo an SDE.
+class Denoiser(nn.Module, ABC):
+    """What undoes an SDE.
 
-    Subclasses may override :meth:`denoise` alone (an exact posterior mean, a guided model): the score, the noise and
+    Subclasses give :meth:`denoise` alone (a network, an exact posterior mean, a guided model): the score, the noise and
     the probability flow derive from it, so such a subclass works with every sampler and likelihood.
 
     Args:
-        network: called ``network(x, time_signal, labels)``; ``None`` only for subclasses that need none.
         sde: the forward process.
-        parameterization: what the network's output means; ``None`` only for such subclasses.
     """
 
-    def __init__(self, network: nn.Module | None, sde: SDE, parameterization: Parameterization | None) -> None:
-        super().__init__()
-        self.network = network
-        self.sde = sde
-        self.parameterization = parameterization
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Denoiser":
+        if cls is Denoiser:
+            raise TypeError("Denoiser is abstract: a network's is NetworkDenoiser(network, sde, parameterization)")
+        return super().__new__(cls)
 
+    def __init__(self, sde: SDE) -> None:
+        super().__init__()
+        self.sde = sde
+
+    @abstractmethod
     def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """E[x0 | x_t = x] for times ``t`` of shape ``(B,)``; shape of ``x``.
 
         Args:
             x: noisy images or points, ``(B, …)``.
             t: their times, ``(B,)`` in [t_min, T].
-            cond: what the network is conditioned on, such as ``labels`` ``(B,)``.
+            cond: what it is conditioned on, such as ``labels`` ``(B,)``.
 
         Raises:
-            ValueError: if ``t`` has another shape or, on a CPU, is out of its range; for labels that the network has no
-                use for.
+            ValueError: if ``t`` has another shape or, on a CPU, is out of its range; for conditions that it has no use
+                for.
         """
-        assert self.network is not None
-        assert self.parameterization is not None
-        self.sde.check_times(t, x.shape[0])  # not len, which an exported program would take for a constant
-        c = self.parameterization.coefficients(self.sde, t)
-        raw = self.network(expand(c.input, x) * x, c.noise, **cond)
-        return expand(c.skip, x) * x + expand(c.out, x) * raw
 
     def noise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """E[z | x_t = x] = (x − α·D)/σ; shape of ``x``."""
@@ -79,10 +76,40 @@ class Denoiser(nn.Module):
         return expand(alpha_rate, x) * denoised + expand(sigma_rate, x) * (x - mean) / std
 
     @property
+    def num_classes(self) -> int | None:
+        """How many classes it can be told of, as ``labels``; None without."""
+        return None
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are; the CPU if there are none."""
         tensor = next(self.parameters(), next(self.buffers(), None))
         return torch.device("cpu") if tensor is None else tensor.device
+
+
+class NetworkDenoiser(Denoiser):
+    """A network that has learnt to undo an SDE: D = c_skip·x + c_out·F(c_in·x, c_noise).
+
+    Args:
+        network: F, called ``network(x, time_signal, labels)``.
+        sde: the forward process.
+        parameterization: what the network's output means, which gives the coefficients c(t).
+    """
+
+    def __init__(self, network: nn.Module, sde: SDE, parameterization: Parameterization) -> None:
+        super().__init__(sde)
+        self.network = network
+        self.parameterization = parameterization
+
+    @property
+    def num_classes(self) -> int | None:
+        return getattr(self.network, "num_classes", None)
+
+    def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        self.sde.check_times(t, x.shape[0])  # not len, which an exported program would take for a constant
+        c = self.parameterization.coefficients(self.sde, t)
+        raw = self.network(expand(c.input, x) * x, c.noise, **cond)
+        return expand(c.skip, x) * x + expand(c.out, x) * raw
 
 
 class GaussianMixtureDenoiser(Denoiser):
@@ -105,7 +132,7 @@ class GaussianMixtureDenoiser(Denoiser):
     weights: Tensor
 
     def __init__(self, means: Tensor, stds: Tensor, weights: Tensor, sde: SDE) -> None:
-        super().__init__(None, sde, None)
+        super().__init__(sde)
         if not (len(means) == len(stds) == len(weights)):
             raise ValueError(f"means, stds, weights: {len(means)}, {len(stds)} and {len(weights)} components given")
         self.register_buffer("means", means)

@@ -14,11 +14,20 @@ def has_home() -> bool:
     return home.is_absolute() and home.is_dir() and (home != Path(home.anchor) or os.access(home, os.W_OK))
 
 
+def default_cache() -> Path:
+    """Where the package keeps what took long: ``$XDG_CACHE_HOME/diffusion_lightning``, by default in ``~/.cache``.
+
+    Without a home it is among the temporary folders.
+    """
+    home = os.path.expanduser("~") if has_home() else tempfile.gettempdir()
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")) / "diffusion_lightning"
+
+
 def give_home() -> None:
     """Set ``HOME`` to a folder among the temporary ones where there is no home, and say so; ``LOGNAME`` likewise.
 
     Otherwise each library that keeps something for the user ends in its own way: PyTorch's hub and compiler, W&B, and
-    :func:`diffusion_lightning.metrics.fid.default_cache`.
+    :func:`default_cache`.
     """
     try:
         getpass.getuser()

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 if TYPE_CHECKING:  # loaded only where something is plotted
     from matplotlib.figure import Figure
@@ -15,6 +15,10 @@ if TYPE_CHECKING:  # loaded only where something is plotted
 
 SHOWN, EXTENT = 0.99, 1.5
 """The part of a state's values that may reach this far; samples overshoot [-1, 1] a little, noise by more."""
+
+
+PADDING = 2
+"""Pixels between the images of a grid, and around them."""
 
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -59,8 +63,22 @@ def visible(states: Tensor) -> Tensor:
 
 
 def image_grid(x: Tensor) -> Tensor:
-    """Images ``(B, C, H, W)`` in [-1, 1] as one picture, as square as B allows; uint8 ``(3, H', W')``."""
-    return make_grid(to_uint8(x), nrow=math.ceil(math.sqrt(len(x))), padding=2)
+    """Images ``(B, C, H, W)``, C = 1 or 3, in [-1, 1] as one picture, as square as B allows; uint8 ``(3, H', W')``.
+
+    A single image is the picture itself; several stand :data:`PADDING` black pixels apart.
+    """
+    levels = to_uint8(x).expand(-1, 3, -1, -1)
+    count, _, height, width = levels.shape
+    if count == 1:
+        return levels[0].contiguous()
+    across = math.ceil(math.sqrt(count))
+    down = math.ceil(count / across)
+    row, column = height + PADDING, width + PADDING
+    grid = levels.new_zeros(3, down * row + PADDING, across * column + PADDING)
+    for number, image in enumerate(levels):
+        top, left = PADDING + number // across * row, PADDING + number % across * column
+        grid[:, top : top + height, left : left + width] = image
+    return grid
 
 
 def figure_picture(figure: "Figure") -> Tensor:
@@ -116,20 +134,21 @@ def write_gif(pictures: Sequence[Tensor], path: Path, seconds: Sequence[float]) 
         path: of the file.
         seconds: how long each is shown, in steps of 10 ms.
     """
-    from torchvision.transforms.functional import to_pil_image
-
     is_grey = all(bool((picture == picture[:1]).all()) for picture in pictures)
-    first, *others = (to_pil_image((picture[:1] if is_grey else picture).cpu()) for picture in pictures)
+    first, *others = (_to_pillow(picture[:1] if is_grey else picture) for picture in pictures)
     settings: dict[str, Any] = {"duration": [round(1000 * time) for time in seconds], "loop": 0}
     # to save space Pillow would write what has not changed as transparent, and for that colour give up one of 256
     settings["optimize"] = False
     _write_whole(path, lambda part: first.save(part, format="gif", save_all=True, append_images=others, **settings))
 
 
-def _write_image(picture: Tensor, path: Path, format: str, **settings: Any) -> None:
-    from torchvision.transforms.functional import to_pil_image
+def _to_pillow(picture: Tensor) -> Image.Image:
+    levels = picture.cpu().permute(1, 2, 0)
+    return Image.fromarray(levels[..., 0].numpy() if levels.shape[-1] == 1 else levels.numpy())
 
-    image = to_pil_image(picture.cpu())
+
+def _write_image(picture: Tensor, path: Path, format: str, **settings: Any) -> None:
+    image = _to_pillow(picture)
     _write_whole(path, lambda part: image.save(part, format=format, **settings))
 
 

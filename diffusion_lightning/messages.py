@@ -1,11 +1,31 @@
-"""What is told once and not by every process, with Lightning or without it."""
+"""Rank-zero messages: told once and not by every process, with Lightning or without it."""
 
+import logging
+import sys
 import warnings
 
-from lightning_utilities.core.rank_zero import rank_zero_only
+_logger = logging.getLogger("diffusion_lightning")
+_logger.setLevel(logging.INFO)
+if not logging.getLogger().hasHandlers():  # nobody else has said where messages go
+    _logger.addHandler(logging.StreamHandler())
+    _logger.propagate = False
 
 
 def warn(message: str) -> None:
     """Warn, in the first process alone; the line named is the caller's caller's."""
-    if getattr(rank_zero_only, "rank", 0) == 0:  # Lightning sets it, where there are several
+    if is_first_process():
         warnings.warn(message, stacklevel=3)
+
+
+def inform(message: str) -> None:
+    """Tell on standard error, in the first process alone, by the logger ``diffusion_lightning``."""
+    if is_first_process():
+        _logger.info(message)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first of those that Lightning has started, or the only one."""
+    lightnings = sys.modules.get(
+        "lightning_utilities.core.rank_zero"
+    )  # where it is not loaded, nothing has started any
+    return lightnings is None or getattr(lightnings.rank_zero_only, "rank", 0) in (0, None)

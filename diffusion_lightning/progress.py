@@ -5,10 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
-from rich import get_console, reconfigure
-from tqdm import TqdmExperimentalWarning
 from tqdm.auto import tqdm
-from tqdm.rich import tqdm_rich
 
 
 def progress_bar(**settings: Any) -> tqdm:
@@ -21,6 +18,10 @@ def progress_bar(**settings: Any) -> tqdm:
         settings.setdefault("mininterval", 30.0)
         # in the line of any other bar: to move up to it would be an escape code in the file
         return tqdm(leave=False, dynamic_ncols=True, position=0, **settings)
+    from rich import get_console  # here, where there is something to draw
+    from tqdm import TqdmExperimentalWarning
+    from tqdm.rich import tqdm_rich
+
     use_standard_error()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TqdmExperimentalWarning)
@@ -38,5 +39,7 @@ def watched(batches: Iterable[Sized], **settings: Any) -> Iterator[Any]:
 
 def use_standard_error() -> None:
     """Let rich's console, on which all bars are drawn, be standard error: what a command prints may go to a file."""
+    from rich import get_console, reconfigure
+
     if not get_console().stderr:
         reconfigure(stderr=True)

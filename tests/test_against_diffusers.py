@@ -20,7 +20,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from diffusion_lightning.denoiser import Denoiser, GaussianMixtureDenoiser
+from diffusion_lightning.denoiser import Denoiser, GaussianMixtureDenoiser, NetworkDenoiser
 from diffusion_lightning.parameterization import KarrasPreconditioning, NoisePrediction, VelocityPrediction
 from diffusion_lightning.samplers import DDIM, DDPM, DPMSolverPlusPlus, Heun, Sampler
 from diffusion_lightning.sde import SDE, DiscreteVPSDE, KarrasSDE
@@ -100,7 +100,7 @@ def differ(ours: Tensor, theirs: list[Tensor]) -> None:
 def discrete(target: str = "epsilon", schedule: Any = "linear") -> Denoiser:
     sde = DiscreteVPSDE(GRID, schedule=schedule)
     parameterization = NoisePrediction() if target == "epsilon" else VelocityPrediction()
-    return Denoiser(ExactNetwork(sde, target), sde, parameterization)
+    return NetworkDenoiser(ExactNetwork(sde, target), sde, parameterization)
 
 
 def walk(scheduler: Any, network: nn.Module, x: Tensor, seed: int = 0, **step: Any) -> list[Tensor]:
@@ -329,7 +329,7 @@ def test_edm(kind: str, sigma_data: float) -> None:
         output = network(scheduler.scale_model_input(x, t), t.expand(len(x)))
         x = scheduler.step(output, t, x).prev_sample
         theirs.append(x)
-    denoiser = Denoiser(network, KarrasSDE(), KarrasPreconditioning(sigma_data))
+    denoiser = NetworkDenoiser(network, KarrasSDE(), KarrasPreconditioning(sigma_data))
     agree(ours(build(20), denoiser, start), theirs)
     if kind != "euler":
         differ(ours(Heun(20), denoiser, start), theirs)
@@ -357,5 +357,5 @@ def test_heun_from_edm_euler_s_steps() -> None:
         else:
             x = euler.prev_sample
         theirs.append(x)
-    denoiser = Denoiser(network, KarrasSDE(), KarrasPreconditioning(sigma_data))
+    denoiser = NetworkDenoiser(network, KarrasSDE(), KarrasPreconditioning(sigma_data))
     agree(ours(Heun(steps), denoiser, start), theirs)

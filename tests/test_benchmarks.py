@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_lightning import Denoiser, DenoisingScoreMatching, KarrasPreconditioning, KarrasSDE, UNet
+from diffusion_lightning import DenoisingScoreMatching, KarrasPreconditioning, KarrasSDE, NetworkDenoiser, UNet
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -117,7 +117,9 @@ def test_bare_loop_minimizes_the_objective(unet: UNet) -> None:
     x, noise = torch.rand(4, 3, 8, 8) * 2 - 1, torch.randn(4, 3, 8, 8)
     sigma, labels = torch.tensor([0.01, 0.3, 1.0, 20.0]), torch.tensor([0, 1, 1, 0])
     objective = DenoisingScoreMatching("karras", reduction="mean")
-    expected = objective(Denoiser(unet, KarrasSDE(), KarrasPreconditioning()), x, drawn=(sigma, noise), labels=labels)
+    expected = objective(
+        NetworkDenoiser(unet, KarrasSDE(), KarrasPreconditioning()), x, drawn=(sigma, noise), labels=labels
+    )
     loss = edm_loss(unet, x, sigma.view(-1, 1, 1, 1), noise, labels, bf16=False)
     torch.testing.assert_close(loss, expected.mean(), rtol=1e-4, atol=0)
 

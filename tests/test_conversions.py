@@ -17,12 +17,12 @@ from diffusion_lightning import (
     VESDE,
     VPSDE,
     CosineVPSDE,
-    Denoiser,
     DiscreteVESDE,
     DiscreteVPSDE,
     GaussianMixtureDenoiser,
     KarrasPreconditioning,
     KarrasSDE,
+    NetworkDenoiser,
     NoisePrediction,
     Parameterization,
     PowerVESDE,
@@ -100,7 +100,7 @@ def test_a_network_that_outputs_the_target_of_the_posterior_mean_is_exact(
     exact, _, _, t, x = exact_batch(sde, shape, dtype)
     mean = exact.denoise(x, t)
     network = Says(parameterization.target(sde, mean, x, t))
-    denoiser = Denoiser(network, sde, parameterization)
+    denoiser = NetworkDenoiser(network, sde, parameterization)
     denoised = denoiser.denoise(x, t)
 
     alpha, sigma = (expand(value, x) for value in (sde.alpha(t), sde.sigma(t)))
@@ -213,7 +213,7 @@ def test_the_network_is_told_what_its_parameterization_says(name: str, kind: str
     sde = SDES[name]
     _, _, z, t, x = exact_batch(sde)
     network = Says(z)
-    Denoiser(network, sde, PARAMETERIZATIONS[kind]).denoise(x, t)
+    NetworkDenoiser(network, sde, PARAMETERIZATIONS[kind]).denoise(x, t)
     assert network.asked is not None
     seen, signal = network.asked
     level = sde.sigma(t) / sde.alpha(t)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion_lightning.denoiser import Denoiser, GaussianMixtureDenoiser
+from diffusion_lightning.denoiser import Denoiser, GaussianMixtureDenoiser, NetworkDenoiser
 from diffusion_lightning.parameterization import NoisePrediction
 from diffusion_lightning.sde import SDE, VESDE, VPSDE, KarrasSDE, PowerVESDE, SubVPSDE
 
@@ -168,7 +168,7 @@ def test_score_noise_and_flow_follow_from_denoise_alone(sde: SDE) -> None:
         def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
             return x / 2 + cond["shift"]
 
-    denoiser = Halves(None, sde, None)
+    denoiser = Halves(sde)
     x, t = noisy_batch(mixture(sde, (1, 2, 2)), 7)
     for i in range(7):
         alpha, sigma, f, g = (value(t)[i] for value in (sde.alpha, sde.sigma, sde.drift_rate, sde.diffusion))
@@ -195,7 +195,7 @@ def test_probability_flow_carries_the_density(sde: SDE, level: float) -> None:
 
 def test_conditions_reach_the_network_through_every_function() -> None:
     network = Recorder()
-    denoiser = Denoiser(network, VPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(network, VPSDE(), NoisePrediction())
     x, t, labels = torch.ones(3, 2, dtype=torch.float64), double(0.2, 0.5, 0.9), torch.tensor([4, 5, 6])
     for function in (denoiser.denoise, denoiser.noise, denoiser.score, denoiser.probability_flow):
         network.cond = {}
@@ -207,7 +207,7 @@ def test_conditions_reach_the_network_through_every_function() -> None:
 
 def test_gradients_flow_to_the_network() -> None:
     network = Recorder()
-    Denoiser(network, VPSDE(), NoisePrediction()).denoise(
+    NetworkDenoiser(network, VPSDE(), NoisePrediction()).denoise(
         torch.ones(2, 2, dtype=torch.float64), double(0.3, 0.6)
     ).sum().backward()
     assert network.weight.grad is not None
@@ -215,8 +215,22 @@ def test_gradients_flow_to_the_network() -> None:
 
 
 def test_device_is_where_the_weights_are() -> None:
-    denoiser = Denoiser(Recorder(), VPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(Recorder(), VPSDE(), NoisePrediction())
     assert denoiser.device == torch.device("cpu")
     assert denoiser.to("meta").device == torch.device("meta")
     assert mixture(VPSDE()).to("meta").device == torch.device("meta")  # buffers only
-    assert Denoiser(nn.Identity(), VPSDE(), NoisePrediction()).device == torch.device("cpu")
+    assert NetworkDenoiser(nn.Identity(), VPSDE(), NoisePrediction()).device == torch.device("cpu")
+
+
+def test_the_abstract_one_says_what_to_make_instead() -> None:
+    """Up to 0.2.0 it was itself the denoiser of a network."""
+    with pytest.raises(TypeError, match=r"abstract: a network's is NetworkDenoiser\(network, sde, parameterization\)"):
+        Denoiser(nn.Identity(), VPSDE(), NoisePrediction())  # type: ignore[abstract, call-arg]
+
+
+def test_classes_are_those_of_the_network() -> None:
+    network = nn.Identity()
+    assert NetworkDenoiser(network, VPSDE(), NoisePrediction()).num_classes is None
+    network.num_classes = 3  # type: ignore[assignment]
+    assert NetworkDenoiser(network, VPSDE(), NoisePrediction()).num_classes == 3
+    assert mixture(VPSDE(), (2,)).num_classes is None

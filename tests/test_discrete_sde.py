@@ -17,10 +17,10 @@ from diffusion_lightning import (
     SDE,
     VESDE,
     VPSDE,
-    Denoiser,
     DiscreteVESDE,
     DiscreteVPSDE,
     GaussianMixtureDenoiser,
+    NetworkDenoiser,
     NoisePrediction,
 )
 from diffusion_lightning.samplers.ancestral import posterior
@@ -347,7 +347,7 @@ def test_a_network_sees_the_papers_noise_through_the_sampler() -> None:
         def forward(self, x: Tensor, time_signal: Tensor) -> Tensor:
             return 0.5 * x
 
-    denoiser = Denoiser(Half(), sde, NoisePrediction())
+    denoiser = NetworkDenoiser(Half(), sde, NoisePrediction())
     frames = DDPM(12)(denoiser, (6, 2), generator=torch.Generator().manual_seed(0), trajectory=True)
     expected = (frames[-2] - math.sqrt(0.01) * 0.5 * frames[-2]) / math.sqrt(0.99)
     torch.testing.assert_close(frames[-1], expected)

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from html import unescape
 from html.parser import HTMLParser
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,7 +19,7 @@ import torch
 import yaml
 
 import diffusion_lightning
-from diffusion_lightning import SDE, VPSDE, Denoiser, GaussianMixtureDenoiser, ScoreModule, cli
+from diffusion_lightning import SDE, VPSDE, Denoiser, GaussianMixtureDenoiser, ScoreModule, __version__, cli
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -269,7 +268,7 @@ def test_every_option_that_a_page_names_exists():
             parser.add_class_arguments(value, fail_untyped=False)
             of_classes |= {action.dest for action in options(parser)}
     found = 0
-    for page in PAGES:
+    for page in (ROOT / "README.md", *PAGES):
         text = re.sub(r"```text.*?```", "", page.read_text(), flags=re.DOTALL)  # with a typo that is answered
         for option in re.findall(r"--(?:trainer|model|data)\.[\w.]+\w", text):
             parts = option.split(".")
@@ -421,7 +420,7 @@ def test_the_weighting_has_its_closed_form():
         def denoise(self, x, t, **cond):
             return torch.zeros_like(x)
 
-    losses = objective(Wrong(None, sde, None), torch.ones(20, 2, 4, 4).double(), drawn=(t, torch.zeros(20, 2, 4, 4)))
+    losses = objective(Wrong(sde), torch.ones(20, 2, 4, 4).double(), drawn=(t, torch.zeros(20, 2, 4, 4)))
     torch.testing.assert_close(losses, 3 * snr / (3 + snr))
     with pytest.raises(ValueError, match="gamma=0: must be positive"):
         SoftMinSNR(gamma=0)
@@ -483,7 +482,40 @@ def test_an_example_is_as_short_as_the_page_says_and_on_it(path, site):
 def test_citation_and_changes_are_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
-    assert citation["version"] == version("diffusion-lightning")
+    assert citation["version"] == __version__
     assert {"message", "title", "authors", "license", "type"} <= citation.keys()
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[:2] == ["Unreleased", citation["version"]]
+
+
+def test_the_workflow_runs_what_is_there():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    lines = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert "bash .ci/run" in lines
+    paths = [word for line in lines for word in line.split() if re.match(r"(tests|configs)/", word)]
+    assert len(paths) > 4
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    pythons = {jobs["all"]["steps"][1]["with"]["python-version"], *jobs["versions"]["strategy"]["matrix"]["python"]}
+    assert pythons == {"3.10", "3.11", "3.12", "3.13"}
+
+
+def test_the_hooks_before_a_commit_are_tools_of_the_tests():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    for hook in repository["hooks"]:
+        assert {"id", "name", "entry", "language"} <= hook.keys()
+        assert shutil.which(hook["entry"].split()[0]), hook["entry"]
+
+
+@pytest.mark.parametrize("form", ["bug", "question"])
+def test_an_issue_form_has_what_github_asks_for(form):
+    content = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text())
+    assert {"name", "description", "body"} <= content.keys() <= {"name", "description", "title", "labels", "body"}
+    fields = [item for item in content["body"] if item["type"] != "markdown"]
+    assert {item["type"] for item in fields} <= {"input", "textarea", "dropdown", "checkboxes"}
+    for item in fields:
+        assert re.fullmatch(r"[\w-]+", item["id"])
+        assert item["attributes"]["label"]
+    names = [item["id"] for item in fields]
+    assert len(set(names)) == len(names)
+    assert any(item.get("validations", {}).get("required") for item in fields)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_lightning import ImageFolder
-from diffusion_lightning.home import give_home, has_home
-from diffusion_lightning.metrics.fid import default_cache
+from diffusion_lightning.home import default_cache, give_home, has_home
 
 NAMES = ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME")
 

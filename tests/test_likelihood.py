@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion_lightning.denoiser import Denoiser, GaussianMixtureDenoiser
+from diffusion_lightning.denoiser import Denoiser, GaussianMixtureDenoiser, NetworkDenoiser
 from diffusion_lightning.likelihood import bits_per_dim, log_likelihood
 from diffusion_lightning.networks import ScoreNet, UNet
 from diffusion_lightning.parameterization import KarrasPreconditioning, NoisePrediction
@@ -77,7 +77,7 @@ class Correlated(Denoiser):
     """
 
     def __init__(self, sde: SDE, scale: float = 0.5) -> None:
-        super().__init__(None, sde, None)
+        super().__init__(sde)
         root = scale * torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.3, 0.0], [-0.7, 0.4, 0.2]], dtype=torch.float64)
         self.values, self.vectors = torch.linalg.eigh(root @ root.T)
 
@@ -126,7 +126,7 @@ def attentive(dtype: torch.dtype = torch.float32, num_classes: int | None = None
         for parameter in network.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.4 / parameter[0].numel() ** 0.5)
-    return Denoiser(network.to(dtype).eval(), KarrasSDE(0.02, 20.0), KarrasPreconditioning())
+    return NetworkDenoiser(network.to(dtype).eval(), KarrasSDE(0.02, 20.0), KarrasPreconditioning())
 
 
 # ---- closed forms
@@ -588,7 +588,7 @@ def test_bad_images_are_named(case: str) -> None:
     ids=["ScoreNet", "UNet"],
 )
 def test_labels_for_a_network_without_classes_are_refused(network: Any, shape: tuple[int, ...]) -> None:
-    denoiser = Denoiser(network(), VPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(network(), VPSDE(), NoisePrediction())
     images = torch.zeros(shape, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"labels|class"):
         bits_per_dim(denoiser, images, generator=generator(), labels=torch.tensor([0, 1]))
@@ -607,13 +607,13 @@ def test_a_network_that_gives_no_numbers_is_an_error_and_not_a_hang() -> None:
             return x / expand(torch.where(t > 0.3, 0.0, 1.0), x)
 
     with pytest.raises(FloatingPointError, match="not finite or not smooth"):
-        log_likelihood(Broken(None, VPSDE(), None), torch.ones(2, 3), generator=generator())
+        log_likelihood(Broken(VPSDE()), torch.ones(2, 3), generator=generator())
 
 
 def test_it_works_in_inference_mode() -> None:
     """In which Lightning validates: what is made there cannot be differentiated, not even the labels."""
     network = UNet(channels=(8,), num_res_blocks=1, embed_dim=8, middle_attention=False, num_classes=3).eval()
-    denoiser = Denoiser(network, VPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(network, VPSDE(), NoisePrediction())
 
     def solve() -> torch.Tensor:
         x, labels = torch.zeros(2, 1, 8, 8), torch.tensor([0, 2])
@@ -626,7 +626,7 @@ def test_it_works_in_inference_mode() -> None:
 
 
 def test_double_precision_images_suit_a_network_of_single_precision() -> None:
-    denoiser = Denoiser(
+    denoiser = NetworkDenoiser(
         UNet(channels=(8,), num_res_blocks=1, embed_dim=8, middle_attention=False), VPSDE(), NoisePrediction()
     )
     images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)

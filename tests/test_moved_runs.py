@@ -14,6 +14,7 @@ from PIL import Image
 from test_cli import QUICKSTART, QUIET, TINY, failure, tree
 
 from diffusion_lightning import WandbLogger, cli
+from diffusion_lightning.commands import resumption
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +234,7 @@ def test_environment_variables_are_no_options(monkeypatch, capsys):
 def test_a_job_that_slurm_has_restarted_goes_on_in_its_moved_run(tmp_path, monkeypatch, ckpt_path):
     """Not from the checkpoint that it was first started from, and not in a run that another job or name has."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_slurm_job", lambda: "7")
+    monkeypatch.setattr(resumption, "slurm_job", lambda: "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     run = Path("place/myrun")
     (run / "checkpoints").mkdir(parents=True)
@@ -245,9 +246,8 @@ def test_a_job_that_slurm_has_restarted_goes_on_in_its_moved_run(tmp_path, monke
         ckpt_path=ckpt_path,
         run_name="digits",
         trainer=Namespace(default_root_dir="runs"),
-        config=[f"{run}/config.yaml"],
     )
-    requeued = partial(cli.DiffusionCLI._requeued_run, cli.DiffusionCLI)
+    requeued = partial(resumption.requeued_run, files=[run / "config.yaml"])
     assert requeued(config) == run / "config.yaml"
     config.run_name = "other"
     assert requeued(config) is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion_lightning.denoiser import Denoiser, GaussianMixtureDenoiser
+from diffusion_lightning.denoiser import Denoiser, GaussianMixtureDenoiser, NetworkDenoiser
 from diffusion_lightning.objective import (
     MIN_SNR_GAMMA,
     DenoisingScoreMatching,
@@ -69,7 +69,7 @@ def setting(sde: SDE, shape: tuple[int, ...] = (6, 1, 2, 3)) -> tuple[Tensor, Te
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_the_loss_by_hand(sde: SDE, reduction: Any) -> None:
     x0, noise, t = setting(sde)
-    denoiser = Denoiser(Affine(), sde, NoisePrediction())
+    denoiser = NetworkDenoiser(Affine(), sde, NoisePrediction())
     loss = DenoisingScoreMatching("simple", FixedTimes(t), reduction)(denoiser, x0, generator=generator(7))
     assert loss.shape == (6,)
     for i in range(6):
@@ -82,7 +82,7 @@ def test_the_loss_by_hand(sde: SDE, reduction: Any) -> None:
 
 def test_sum_is_the_mean_times_the_dimensions() -> None:
     x0, _, t = setting(VPSDE())
-    denoiser = Denoiser(Affine(), VPSDE(), ScorePrediction())
+    denoiser = NetworkDenoiser(Affine(), VPSDE(), ScorePrediction())
     for weighting in WEIGHTINGS:
         total, mean = (
             DenoisingScoreMatching(weighting, FixedTimes(t), reduction)(denoiser, x0, generator=generator(7))
@@ -104,7 +104,7 @@ def test_each_weighting_is_the_error_that_its_row_of_the_table_names(sde: SDE) -
         return (error**2).flatten(1).sum(1)
 
     # simple: the noise's error, and the error of σ·score, whose target is −z
-    denoiser = Denoiser(Affine(), sde, ScorePrediction())
+    denoiser = NetworkDenoiser(Affine(), sde, ScorePrediction())
     of_noise = squared(denoiser.noise(x, t) - noise)
     torch.testing.assert_close(loss(denoiser, "simple"), of_noise, rtol=1e-6, atol=0)
     sigma = expand(sde.sigma(t), x)
@@ -120,7 +120,7 @@ def test_each_weighting_is_the_error_that_its_row_of_the_table_names(sde: SDE) -
     c = parameterization.coefficients(sde, t)
     output = Affine()(expand(c.input, x) * x, c.noise)
     of_network = squared(output - parameterization.target(sde, x0, x, t))
-    preconditioned = Denoiser(Affine(), sde, parameterization)
+    preconditioned = NetworkDenoiser(Affine(), sde, parameterization)
     torch.testing.assert_close(loss(preconditioned, "karras", 0.8), of_network, rtol=1e-6, atol=0)
 
     # min_snr: the noise's error where SNR = α²/σ² is below 5, five times the image's above
@@ -145,7 +145,7 @@ def test_an_exact_denoiser_of_a_point_has_no_loss(sde: SDE) -> None:
 
 def test_conditions_reach_the_denoiser() -> None:
     x0, _, t = setting(VPSDE())
-    denoiser = Denoiser(Affine(), VPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(Affine(), VPSDE(), NoisePrediction())
     objective = DenoisingScoreMatching(times=FixedTimes(t))
     plain = objective(denoiser, x0, generator=generator(7))
     torch.testing.assert_close(objective(denoiser, x0, generator=generator(7), labels=torch.zeros(6)), plain)
@@ -163,7 +163,7 @@ def test_the_noise_is_normal_and_is_the_noise_that_was_added() -> None:
             return x0 + seen[-1] * std / expand(self.sde.alpha(t), x)  # so that the loss "simple" is ‖z‖²
 
     x0 = torch.randn(2000, 4, dtype=torch.float64, generator=generator(1))
-    loss = DenoisingScoreMatching("simple")(Sees(None, PowerVESDE(), None), x0, generator=generator())
+    loss = DenoisingScoreMatching("simple")(Sees(PowerVESDE()), x0, generator=generator())
     z, n = seen[0], 8000
     assert abs(z.mean().item()) < 5 / n**0.5
     assert abs((z**2).mean().item() - 1) < 5 * math.sqrt(2 / n)
@@ -241,7 +241,7 @@ def test_log_normal_times_stay_in_range(sde: SDE) -> None:
 @pytest.mark.parametrize("times", [UniformTimes(), UniformTimes(False), LogNormalTimes(), LogNormalTimes(std=0.5)])
 def test_a_generator_decides_alone(times: Times) -> None:
     sde = VPSDE()
-    denoiser = Denoiser(Affine(), sde, NoisePrediction())
+    denoiser = NetworkDenoiser(Affine(), sde, NoisePrediction())
     x0 = torch.randn(8, 3, generator=generator(1))
     objective = DenoisingScoreMatching(times=times)
 
@@ -278,7 +278,7 @@ def test_the_best_linear_denoiser_of_gaussian_data_is_the_posterior_mean(sde: SD
 
     n, std = 40_000, 0.7
     x0 = std * torch.randn(n, 1, dtype=torch.float64, generator=generator(1))
-    denoiser = Linear(None, sde, None)
+    denoiser = Linear(sde)
     for level in (0.2, 1.0, 4.0):
         t = sde.time_at(torch.tensor([level], dtype=torch.float64))
         alpha, sigma = sde.alpha(t).item(), sde.sigma(t).item()
@@ -326,7 +326,7 @@ def test_training_finds_the_score(sde: SDE, parameterization: Any) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        denoiser = Denoiser(TimeConditionedMLP(), sde, parameterization)
+        denoiser = NetworkDenoiser(TimeConditionedMLP(), sde, parameterization)
     draws = generator(1)
 
     x0 = exact.sample_data(4000, draws)

@@ -11,8 +11,9 @@ HEAVY = ("lightning", "wandb", "torchmetrics", "torchvision", "jsonargparse")
 
 PROMISED = """
     SDE PowerVESDE VESDE VPSDE SubVPSDE KarrasSDE ScorePrediction NoisePrediction KarrasPreconditioning Denoiser
-    GaussianMixtureDenoiser DenoisingScoreMatching UniformTimes LogNormalTimes EulerMaruyama PredictorCorrector
-    EulerMaruyamaPredictor ReverseDiffusionPredictor AncestralPredictor LangevinCorrector AnnealedLangevinCorrector
+    NetworkDenoiser GaussianMixtureDenoiser DenoisingScoreMatching UniformTimes LogNormalTimes EulerMaruyama
+    PredictorCorrector EulerMaruyamaPredictor ReverseDiffusionPredictor AncestralPredictor LangevinCorrector
+    AnnealedLangevinCorrector
     ProbabilityFlowODE Heun ScoreNet UNet EmbeddedMNIST MNIST CIFAR10 ImageFolder ScoreModule SampleGrid FIDCallback
     WandbLogger
 """

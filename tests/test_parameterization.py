@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion_lightning.denoiser import Denoiser, GaussianMixtureDenoiser
+from diffusion_lightning.denoiser import GaussianMixtureDenoiser, NetworkDenoiser
 from diffusion_lightning.parameterization import (
     KarrasPreconditioning,
     NoisePrediction,
@@ -67,7 +67,7 @@ def test_a_network_that_hits_its_target_denoises(
 ) -> None:
     x0, z, t, x = noisy_batch(sde, shape)
     network = Says(parameterization.target(sde, x0, x, t))
-    denoiser = Denoiser(network, sde, parameterization)
+    denoiser = NetworkDenoiser(network, sde, parameterization)
     torch.testing.assert_close(denoiser.denoise(x, t), x0, rtol=0, atol=1e-5)
     std = expand(sde.sigma(t), x)
     torch.testing.assert_close(denoiser.noise(x, t), z, rtol=0, atol=1e-5)
@@ -82,7 +82,7 @@ def test_the_network_sees_the_scaled_input_and_the_documented_time_signal(
     _, z, t, x = noisy_batch(sde)
     network = Says(z)
     labels = torch.arange(64)
-    Denoiser(network, sde, parameterization).denoise(x, t, labels=labels)
+    NetworkDenoiser(network, sde, parameterization).denoise(x, t, labels=labels)
     assert network.asked is not None
     seen, signal, cond = network.asked
     if isinstance(parameterization, KarrasPreconditioning):
@@ -111,7 +111,7 @@ def test_an_exact_network_has_the_exact_score(sde: SDE, parameterization: Parame
     _, z, t, _ = noisy_batch(sde)
     x = sde.perturb(exact.sample_data(64, torch.Generator().manual_seed(1)), t, z)
     network = Says(parameterization.target(sde, exact.denoise(x, t), x, t))
-    denoiser = Denoiser(network, sde, parameterization)
+    denoiser = NetworkDenoiser(network, sde, parameterization)
     x.requires_grad_()
     score = torch.autograd.grad(exact.log_prob(x, t).sum(), x)[0]
     std = expand(sde.sigma(t), x)
@@ -127,7 +127,7 @@ def test_an_exact_network_has_the_exact_score(sde: SDE, parameterization: Parame
 def test_score_prediction_divides_the_output_by_sigma(sde: SDE) -> None:
     x0, z, t, x = noisy_batch(sde)
     raw = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    denoiser = Denoiser(Says(raw), sde, ScorePrediction())
+    denoiser = NetworkDenoiser(Says(raw), sde, ScorePrediction())
     torch.testing.assert_close(denoiser.score(x, t), raw / sde.sigma(t)[:, None], rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(ScorePrediction().target(sde, x0, x, t), -z, rtol=0, atol=1e-7)
 
@@ -136,7 +136,7 @@ def test_score_prediction_divides_the_output_by_sigma(sde: SDE) -> None:
 def test_noise_prediction_is_the_noise(sde: SDE) -> None:
     x0, z, t, x = noisy_batch(sde)
     raw = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    denoiser = Denoiser(Says(raw), sde, NoisePrediction())
+    denoiser = NetworkDenoiser(Says(raw), sde, NoisePrediction())
     torch.testing.assert_close(denoiser.noise(x, t), raw, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(NoisePrediction().target(sde, x0, x, t), z, rtol=0, atol=1e-7)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_lightning import AutoPrecision, ScoreModule
-from diffusion_lightning.commands.cli import DiffusionCLI
+from diffusion_lightning.commands.lightning_cli import DiffusionCLI
 from systems.base import System
 
 CONFIGS = Path(__file__).parents[2] / "configs"

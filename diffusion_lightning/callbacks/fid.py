@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from diffusion_lightning.callbacks.pictures import check_at_least_one, check_images, share
 from diffusion_lightning.callbacks.sampling import Measurement
 from diffusion_lightning.images import to_uint8
-from diffusion_lightning.metrics.fid import ReferenceFID, build_features
+from diffusion_lightning.metrics.features import FeatureChoice, auto_feature, build_features
+from diffusion_lightning.metrics.fid import ReferenceFID
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.module import ScoreModule
-from diffusion_lightning.training.non_finite import count_broken, warn_of_broken
 
 
 class FIDCallback(Measurement):
@@ -34,8 +35,10 @@ class FIDCallback(Measurement):
     Args:
         sampler: the module's own if left out.
         num_samples: generated images, at least 2; FIDs of different numbers do not compare.
-        feature: ``"mnist"`` (digit classifier, shipped), ``"inception"`` (downloads its weights), ``"auto"`` (the first
-            for data sets of digits, else the second), or a module from uint8 ``(B, C, H, W)`` to ``(B, F)``.
+        feature: ``"mnist"`` (digit classifier, shipped), ``"inception"`` (downloads its weights), ``"inception_tf1"``
+            (the same, its pictures resized as for published statistics), ``"auto"`` (what the data name as
+            ``fid_feature``, else what suits the shape of their examples), or a module from uint8 ``(B, C, H, W)`` to
+            ``(B, F)``.
         every_n_epochs: how often; the end of training always counts.
         batch_size: how many samples are drawn at once in each process.
         feature_weights: local file of the inception network's weights, for machines without a network.
@@ -50,7 +53,7 @@ class FIDCallback(Measurement):
         self,
         sampler: Sampler | None = None,
         num_samples: int = 1000,
-        feature: Literal["auto", "inception", "mnist"] | nn.Module = "auto",
+        feature: FeatureChoice | nn.Module = "auto",
         every_n_epochs: int = 1,
         batch_size: int = 250,
         feature_weights: str | None = None,
@@ -87,7 +90,9 @@ class FIDCallback(Measurement):
             return
         if not hasattr(data, "fid_reference"):
             raise ValueError(f"FIDCallback: {type(data).__name__} has no fid_reference(), the images to compare with")
-        feature = data.fid_feature if self.feature == "auto" else self.feature
+        feature = self.feature
+        if feature == "auto":
+            feature = getattr(data, "fid_feature", None) or auto_feature(data.shape)
         if not isinstance(feature, nn.Module):
             check_images(self, module, data, for_points="use SlicedWasserstein for points")
         try:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a training between two steps, with a checkpoint of the last one."""
+"""Graceful shutdown: SIGTERM and Ctrl-C end a training between two steps, with a checkpoint of the last one."""
 
 import os
 import signal

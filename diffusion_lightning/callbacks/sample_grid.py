@@ -19,8 +19,8 @@ from diffusion_lightning.callbacks.sampling import PictureCallback
 from diffusion_lightning.images import image_grid, visible
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.module import ScoreModule
-from diffusion_lightning.training.non_finite import count_broken, warn_of_broken
 
 Animate = Literal["never", "last", "always"]
 

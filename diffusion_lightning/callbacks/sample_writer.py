@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diffusion_lightning.callbacks.pictures import example_shape, run_folder
 from diffusion_lightning.images import is_picture, to_uint8, write_png
+from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.module import ScoreModule
-from diffusion_lightning.training.non_finite import count_broken, warn_of_broken
 
 
 class SampleWriter(BasePredictionWriter):

@@ -12,8 +12,8 @@ from diffusion_lightning.callbacks.sampling import Measurement
 from diffusion_lightning.metrics.sliced_wasserstein import sliced_wasserstein
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some, global_seed
 from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.module import ScoreModule
-from diffusion_lightning.training.non_finite import count_broken, warn_of_broken
 
 
 class SlicedWasserstein(Measurement):

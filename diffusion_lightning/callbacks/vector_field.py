@@ -23,8 +23,8 @@ from diffusion_lightning.images import figure_picture
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some, global_seed
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.sde import SDE, expand
+from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.module import ScoreModule
-from diffusion_lightning.training.non_finite import count_broken, warn_of_broken
 
 ARROWS = 24
 """Along each axis."""

@@ -149,7 +149,7 @@ def seconds_per_evaluation(trainer: Trainer, module: ScoreModule, x: Tensor, lab
 def evaluations(sampler: Sampler, module: ScoreModule) -> int:
     """How often a sampler evaluates the denoiser for one sample."""
     assert module.shape is not None
-    sampler(_Nothing(None, module.denoiser.sde, None), (1, *module.shape), generator=torch.Generator())
+    sampler(_Nothing(module.denoiser.sde), (1, *module.shape), generator=torch.Generator())
     return sampler.nfe
 
 

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from diffusion_lightning.commands.run_folder import find_checkpoint
-from diffusion_lightning.commands.usage import CKPT_PATH, OneLineParser, UsageError, load_on_device
+from diffusion_lightning.commands.drawing import load_on_device
+from diffusion_lightning.commands.parser import OneLineParser
+from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
+from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.export.folder import FILES, check_output, wanted_file, whole_folder
 from diffusion_lightning.export.record import NAME, record_text
 from diffusion_lightning.export.weights import save_denoiser
 from diffusion_lightning.networks import UNet
-from diffusion_lightning.training.module import ScoreModule
+from diffusion_lightning.training.trained import TrainedModel
 
 Format = Literal["safetensors", "torch_export", "onnx", "diffusers"]
 
@@ -31,22 +33,22 @@ def export_command(args: list[str]) -> None:
     if file is None:
         check_output(output, options.overwrite)
     write = _writer(options.format)
-    module = load_on_device(find_checkpoint(options.ckpt_path), "cpu").eval()
-    if module.shape is None and options.format != "safetensors":
+    model = load_on_device(find_checkpoint(options.ckpt_path), "cpu")
+    if model.shape is None and options.format != "safetensors":
         raise UsageError(
             f"ckpt_path={options.ckpt_path!r}: was saved before its examples' shape was known: "
             "give one of a training, or --format safetensors"
         )
-    with module.ema_weights(), whole_folder(output, file) as folder:
-        write(module, folder, file is None)
+    with whole_folder(output, file) as folder:
+        write(model, folder, file is None)
         files = [path for path in folder.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
     count = "1 file" if file is not None else f"{len(files)} files"
     print(f"{count}, {size / 2**20:.1f} MiB, EMA weights: {output}")
     path = output if file is not None else output / FILES.get(options.format, "")
-    print(f"  {_use(options.format, path, module)}")
+    print(f"  {_use(options.format, path, model)}")
     if options.format != "diffusers":
-        print(f"  gives {_result(module)}")
+        print(f"  gives {_result(model)}")
 
 
 def export_parser() -> OneLineParser:
@@ -70,13 +72,13 @@ def export_parser() -> OneLineParser:
     return parser
 
 
-def _writer(format: Format) -> Callable[[ScoreModule, Path, bool], None]:
+def _writer(format: Format) -> Callable[[TrainedModel, Path, bool], None]:
     """What writes a format; its packages are imported now, before the work."""
     save: Callable[..., None]
     match format:
         case "safetensors":
-            return lambda module, folder, _: save_denoiser(
-                module.denoiser, folder, sampler=module.sampler, shape=module.shape
+            return lambda model, folder, _: save_denoiser(
+                model.denoiser, folder, sampler=model.sampler, shape=model.shape
             )
         case "torch_export":
             from diffusion_lightning.export.program import save_program
@@ -91,34 +93,34 @@ def _writer(format: Format) -> Callable[[ScoreModule, Path, bool], None]:
 
             save = save_pipeline
 
-    def write(module: ScoreModule, folder: Path, with_record: bool) -> None:
-        assert module.shape is not None
-        record = record_text(format, module.denoiser, module.sampler, module.shape)
+    def write(model: TrainedModel, folder: Path, with_record: bool) -> None:
+        assert model.shape is not None
+        record = record_text(format, model.denoiser, model.sampler, model.shape)
         inside = {} if format == "diffusers" else {"record": record}
-        save(module.denoiser, folder, shape=module.shape, **inside)
+        save(model.denoiser, folder, shape=model.shape, **inside)
         if with_record:
             (folder / NAME).write_text(record, encoding="utf-8")
 
     return write
 
 
-def _result(module: ScoreModule) -> str:
+def _result(model: TrainedModel) -> str:
     """What a denoiser's call gives, of what, and which label means none."""
-    shape = ", ".join(map(str, module.shape or ("…",)))
-    images = ", about [-1, 1]" if module.shape is not None and len(module.shape) == 3 else ""
+    shape = ", ".join(map(str, model.shape or ("…",)))
+    images = ", about [-1, 1]" if model.shape is not None and len(model.shape) == 3 else ""
     told = f"E[x0 | x_t = x] (B, {shape}){images}, of x = α(t)·x0 + σ(t)·noise in float32"
-    classes = getattr(module.network, "num_classes", None)
+    classes = getattr(model.network, "num_classes", None)
     if classes:
         told += f"; labels: int64, 0 to {classes - 1}"
-        told += f", and {classes} for none" if isinstance(module.network, UNet) else ""
+        told += f", and {classes} for none" if isinstance(model.network, UNet) else ""
     return told
 
 
-def _use(format: Format, output: Path, module: ScoreModule) -> str:
+def _use(format: Format, output: Path, model: TrainedModel) -> str:
     """How to use what was written, the file or the folder: a line of Python."""
-    sde = module.denoiser.sde
-    labelled = bool(getattr(module.network, "num_classes", None))
-    arguments = f"x (B, {', '.join(map(str, module.shape or ()))}), t (B,) in [{sde.t_min:g}, {sde.T:g}]"
+    sde = model.denoiser.sde
+    labelled = bool(getattr(model.network, "num_classes", None))
+    arguments = f"x (B, {', '.join(map(str, model.shape or ()))}), t (B,) in [{sde.t_min:g}, {sde.T:g}]"
     arguments += ", labels (B,)" * labelled
     call = "(x, t, labels)" if labelled else "(x, t)"
     match format:
@@ -131,5 +133,5 @@ def _use(format: Format, output: Path, module: ScoreModule) -> str:
         case "diffusers":
             from diffusion_lightning.export.diffusers_model import is_library_model
 
-            needed = "" if is_library_model(module.denoiser) else "import diffusion_lightning.export.diffusers_model; "
+            needed = "" if is_library_model(model.denoiser) else "import diffusion_lightning.export.diffusers_model; "
             return f"{needed}import diffusers; diffusers.DDIMPipeline.from_pretrained({str(output)!r})()"

@@ -2,17 +2,21 @@
 
 import math
 import time
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 import diffusion_lightning.data  # noqa: F401 — so that its classes are known by their short names
-from diffusion_lightning.commands.run_folder import find_checkpoint
-from diffusion_lightning.commands.usage import CKPT_PATH, OneLineParser, UsageError, check_seed, load_on_device
-from diffusion_lightning.data.base import BatchDataModule
+from diffusion_lightning.commands.drawing import load_on_device
+from diffusion_lightning.commands.parser import OneLineParser
+from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
+from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.likelihood import Divergence, Probe, bits_per_dim, log_likelihood
 from diffusion_lightning.randomness import draw_some
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule
 
 
 def likelihood_command(args: list[str]) -> None:
@@ -35,30 +39,29 @@ def likelihood_command(args: list[str]) -> None:
     if options.data is None:
         raise UsageError("data: the data module is missing; give for instance --data EmbeddedMNIST")
     data = likelihood_parser().instantiate(options).data
-    module = load_on_device(find_checkpoint(options.ckpt_path), options.device)
+    model = load_on_device(find_checkpoint(options.ckpt_path), options.device)
     x, labels, available = _held_out(data, options.num, options.seed)
-    if module.shape is not None and x.shape[1:] != module.shape:
+    if model.shape is not None and x.shape[1:] != model.shape:
         raise UsageError(
-            f"data={type(data).__name__}: has examples of shape {tuple(x.shape[1:])}: must be {module.shape}, as those "
+            f"data={type(data).__name__}: has examples of shape {tuple(x.shape[1:])}: must be {model.shape}, as those "
             "that the checkpoint was trained on"
         )
 
     evaluate = bits_per_dim if x.ndim == 4 else _nats
     start = time.perf_counter()
-    with module.eval().ema_weights():
-        values = evaluate(
-            module.denoiser,
-            x.to(module.device),
-            divergence=options.divergence,
-            noise=options.noise,
-            rtol=options.rtol,
-            atol=options.atol,
-            t_min=options.t_min,
-            generator=torch.Generator(module.device).manual_seed(options.seed),
-            batch_size=options.batch_size,
-            progress=not options.quiet,
-            **module.condition(labels.to(module.device)),
-        ).double()
+    values = evaluate(
+        model.denoiser,
+        x.to(model.device),
+        divergence=options.divergence,
+        noise=options.noise,
+        rtol=options.rtol,
+        atol=options.atol,
+        t_min=options.t_min,
+        generator=torch.Generator(model.device).manual_seed(options.seed),
+        batch_size=options.batch_size,
+        progress=not options.quiet,
+        **model.condition(labels.to(model.device)),
+    ).double()
     seconds = time.perf_counter() - start
 
     error = f"{values.std().item() / math.sqrt(len(values)):.4f}" if len(values) > 1 else "unknown"
@@ -70,7 +73,9 @@ def likelihood_command(args: list[str]) -> None:
 
 
 def likelihood_parser() -> OneLineParser:
-    """The options of ``lightning likelihood``."""
+    """The options of ``lightning likelihood``; of them ``--data`` loads Lightning."""
+    from lightning.pytorch import LightningDataModule
+
     parser = OneLineParser(
         prog="lightning likelihood",
         usage="lightning likelihood --ckpt_path RUN_OR_FILE --data CLASS [--num N] [--option value …]",
@@ -105,8 +110,10 @@ def drawn_of(count: int, available: int, seed: int) -> str:
     return f"{count:,} of the {available:,} held-out examples (drawn by seed {seed})"
 
 
-def _held_out(data: LightningDataModule, num: int, seed: int) -> tuple[Tensor, Tensor, int]:
+def _held_out(data: "LightningDataModule", num: int, seed: int) -> tuple[Tensor, Tensor, int]:
     """Some of the examples that the data module tests on, as it stores them, their labels, and how many there are."""
+    from diffusion_lightning.data.base import BatchDataModule
+
     data.prepare_data()
     data.setup("test")
     if isinstance(data, BatchDataModule):

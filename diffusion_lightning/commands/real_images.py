@@ -1,37 +1,23 @@
 """Where the real images are that samples are compared with: a data module, the checkpoint's run, or a folder."""
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import yaml
 from lightning.pytorch import LightningDataModule
 
-from diffusion_lightning.commands.usage import OneLineParser, UsageError
-from diffusion_lightning.data.base import ImageDataModule, ImageSet
-from diffusion_lightning.data.image_folder import IN_MEMORY_BYTES
-from diffusion_lightning.data.pictures import PictureFiles, find_pictures, pictures_digest
+import diffusion_lightning.data  # noqa: F401 — so that its classes are known by their short names
+from diffusion_lightning.commands.comparison import RealImages
+from diffusion_lightning.commands.parser import OneLineParser
+from diffusion_lightning.commands.usage import UsageError
+from diffusion_lightning.data.base import ImageDataModule
+from diffusion_lightning.data.pictures import PictureFiles, find_pictures, fits_in_memory, pictures_digest
+from diffusion_lightning.data.tensor_images import ImageSet
 
 
-@dataclass
-class RealImages:
-    """The real images, and what results and caches call them.
-
-    Attributes:
-        name: in results.
-        images: as a data module holds them.
-        data_id: makes a name for exactly these images, by which what is computed of them is kept.
-    """
-
-    name: str
-    images: ImageSet
-    data_id: Callable[[], str]
-
-    @property
-    def count(self) -> int:
-        return len(self.images)  # type: ignore[arg-type]
+def add_data_option(parser: OneLineParser, help: str) -> None:
+    """Add ``--data``, any data module; those of this package by their short names."""
+    parser.add_argument("--data", type=LightningDataModule | None, default=None, help=help)
 
 
 def data_of_run(run: Path | None) -> LightningDataModule:
@@ -113,6 +99,5 @@ def images_of_folder(folder: Path, shape: tuple[int, ...], quiet: bool) -> RealI
                 f"reference={str(folder)!r}: {name} has {size[0]} × {size[1]} pixels: must have {width} × {height}, as "
                 "the samples; --data ImageFolder resizes"
             )
-    in_memory = len(names) * math.prod(shape) < IN_MEMORY_BYTES
-    images: ImageSet = files.load(progress=not quiet) if in_memory else files
+    images: ImageSet = files.load(progress=not quiet) if fits_in_memory(len(names), shape) else files
     return RealImages(str(folder), images, lambda: pictures_digest(folder, names, shape)[:16])

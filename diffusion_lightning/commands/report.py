@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import find_run
-from diffusion_lightning.commands.usage import OneLineParser, UsageError
+from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.disk import replace
 from diffusion_lightning.report import read_run, render
 from diffusion_lightning.report.units import size

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.utilities import rank_zero_info
 
+from diffusion_lightning.messages import inform
 from diffusion_lightning.training.checkpoint_file import load_newest
 from diffusion_lightning.training.foreign import recognised
+
+CKPT_PATH = "A checkpoint, the folder of a run (its newest), or last: of the newest run below runs."
+"""What every command's option of that name takes."""
 
 RUNS = "runs"
 """The folder below which runs are, unless the trainer's ``default_root_dir`` says otherwise."""
@@ -67,7 +70,7 @@ def find_checkpoint(given: str, root: str | Path = RUNS) -> str:
         raise FileNotFoundError(f"ckpt_path={given!r}: {error}") from error
     if found is None:
         raise FileNotFoundError(f"ckpt_path={given!r}: {folder} holds no checkpoint: give another run, or a file")
-    rank_zero_info(f"checkpoint: {found[0]}, step {found[1]['global_step']}")
+    inform(f"checkpoint: {found[0]}, step {found[1]['global_step']}")
     return str(found[0])
 
 

@@ -4,23 +4,16 @@ import time
 from pathlib import Path
 
 import torch
-from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
-from diffusion_lightning.commands.run_folder import find_checkpoint
-from diffusion_lightning.commands.usage import (
-    CKPT_PATH,
-    OneLineParser,
-    UsageError,
-    add_drawing_options,
-    check_seed,
-    load_on_device,
-)
+from diffusion_lightning.commands.drawing import add_drawing_options, drawing_context, load_on_device
+from diffusion_lightning.commands.parser import OneLineParser
+from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
+from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.images import FORMATS, image_grid, is_picture, points_picture, to_uint8, write_picture
 from diffusion_lightning.samplers import Sampler
-from diffusion_lightning.training.module import ScoreModule
-from diffusion_lightning.training.non_finite import broken_samples, count_broken, warn_of_broken
-from diffusion_lightning.training.precision import AutoPrecision
+from diffusion_lightning.training.broken_samples import broken_samples, count_broken, warn_of_broken
+from diffusion_lightning.training.trained import TrainedModel
 
 
 def sample_command(args: list[str]) -> None:
@@ -49,21 +42,19 @@ def sample_command(args: list[str]) -> None:
         least = "must be at least 1" if options.scale < 1 else f"{output} holds numbers, no pictures: leave it out"
         raise UsageError(f"scale={options.scale}: {least}")
 
-    module = load_on_device(find_checkpoint(options.ckpt_path), options.device, options.compile)
-    sampler = given.sampler if given.sampler is not None else module.sampler
-    sampler.check(module.denoiser.sde)
-    _check_form(output, module.shape)
-    if module.shape is not None and len(module.shape) != 3 and options.scale > 1:
+    model = load_on_device(find_checkpoint(options.ckpt_path), options.device, options.compile)
+    sampler = given.sampler if given.sampler is not None else model.sampler
+    sampler.check(model.denoiser.sde)
+    _check_form(output, model.shape)
+    if model.shape is not None and len(model.shape) != 3 and options.scale > 1:
         raise UsageError(f"scale={options.scale}: points are plotted, and have no pixels: leave it out")
     _check_writable(output)
-    labels = _labels(options.labels, options.num, module)
+    labels = _labels(options.labels, options.num, model)
 
-    generator = torch.Generator(module.device).manual_seed(options.seed)
-    precision = AutoPrecision() if options.precision == "auto" else Precision()
-    precision.convert_module(module)
+    generator = torch.Generator(model.device).manual_seed(options.seed)
     start = time.perf_counter()
-    with precision.forward_context():
-        samples = module.sample(
+    with drawing_context(options.precision, model.device):
+        samples = model.sample(
             sampler, options.num, labels, generator, batch_size=options.batch_size, progress=not options.quiet
         ).cpu()
     seconds = time.perf_counter() - start
@@ -105,15 +96,15 @@ def sample_parser() -> OneLineParser:
     return parser
 
 
-def _labels(given: list[int] | None, num: int, module: ScoreModule) -> Tensor | None:
+def _labels(given: list[int] | None, num: int, model: TrainedModel) -> Tensor | None:
     if given is None:
         return None
-    classes = getattr(module.network, "num_classes", None)
+    classes = getattr(model.network, "num_classes", None)
     if not classes:
         raise UsageError(f"labels={given}: the checkpoint's network has no classes: leave it out")
     if not given or min(given) < 0 or max(given) >= classes:
         raise UsageError(f"labels={given}: must be classes from 0 to {classes - 1}")
-    return torch.tensor(given, device=module.device).repeat(-(-num // len(given)))[:num]
+    return torch.tensor(given, device=model.device).repeat(-(-num // len(given)))[:num]
 
 
 def _check_writable(output: Path) -> None:

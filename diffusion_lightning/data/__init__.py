@@ -9,7 +9,7 @@ from typing import Any
 _MODULE_OF = {
     "BatchDataModule": "base",
     "ImageDataModule": "base",
-    "TensorImages": "base",
+    "TensorImages": "tensor_images",
     "CIFAR10": "cifar10",
     "ImageFolder": "image_folder",
     "MNIST": "mnist",

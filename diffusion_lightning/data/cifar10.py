@@ -1,10 +1,10 @@
 """CIFAR-10: small colour photographs of ten kinds of thing (Krizhevsky 2009)."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torchvision
 
-from diffusion_lightning.data.base import TorchvisionImages
+from diffusion_lightning.data.torchvision_images import TorchvisionImages
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -23,7 +23,7 @@ class CIFAR10(TorchvisionImages):
     shape = (3, 32, 32)
     num_classes = 10
     class_names = NAMES
-    fid_feature: ClassVar[Literal["mnist", "inception"]] = "inception"
+    fid_feature = "inception"
 
     def __init__(self, root: str = "data", flip: bool = True, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)

@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from diffusion_lightning.data.base import ImageDataModule, ImageSet, TensorImages, check_at_least
-from diffusion_lightning.data.pictures import PictureFiles, find_pictures, pictures_digest, search
-
-IN_MEMORY_BYTES = 2 * 2**30
+from diffusion_lightning.data.arguments import check_at_least
+from diffusion_lightning.data.base import ImageDataModule
+from diffusion_lightning.data.pictures import PictureFiles, find_pictures, fits_in_memory, pictures_digest, search
+from diffusion_lightning.data.tensor_images import ImageSet, TensorImages
 
 TRAINING = ("train", "training")
 HELD_OUT = (("val", "valid", "validation", "dev", "eval", "evaluation"), ("test", "testing"))
@@ -59,7 +59,7 @@ class ImageFolder(ImageDataModule):
             are damaged in their midst only when their batch is read.
     """
 
-    fid_feature: ClassVar[Literal["mnist", "inception"]] = "inception"
+    fid_feature = "inception"
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class ImageFolder(ImageDataModule):
         if self.in_memory is not None:
             return self.in_memory
         train, held_out = self._splits
-        return (len(train) + len(held_out)) * self.channels * self.image_size**2 < IN_MEMORY_BYTES
+        return fits_in_memory(len(train) + len(held_out), self.shape)
 
     def _files(self, names: Sequence[str]) -> PictureFiles:
         paths = [self._root / name for name in names]

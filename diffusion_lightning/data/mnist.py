@@ -1,13 +1,14 @@
 """Handwritten digits: the 10,000 that come with the package, and the whole of MNIST (LeCun et al. 1998)."""
 
 from importlib.resources import files
-from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 import torchvision
 
-from diffusion_lightning.data.base import ImageDataModule, ImageSet, TensorImages, TorchvisionImages
+from diffusion_lightning.data.base import ImageDataModule
+from diffusion_lightning.data.tensor_images import ImageSet, TensorImages
+from diffusion_lightning.data.torchvision_images import TorchvisionImages
 
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -22,7 +23,7 @@ class EmbeddedMNIST(ImageDataModule):
     shape = (1, 28, 28)
     num_classes = 10
     class_names = DIGITS
-    fid_feature: ClassVar[Literal["mnist", "inception"]] = "mnist"
+    fid_feature = "mnist"
 
     def load_images(self) -> tuple[ImageSet, ImageSet]:
         """The 9,000 training digits and the 1,000 held-out ones, both in the original order of MNIST."""
@@ -46,4 +47,4 @@ class MNIST(TorchvisionImages):
     shape = (1, 28, 28)
     num_classes = 10
     class_names = DIGITS
-    fid_feature: ClassVar[Literal["mnist", "inception"]] = "mnist"
+    fid_feature = "mnist"

@@ -1,6 +1,7 @@
 """Files of pictures: which of a folder's files are some, and what they hold."""
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -18,7 +19,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 from tqdm import tqdm
 
-from diffusion_lightning.data.base import TensorImages
+from diffusion_lightning.data.tensor_images import TensorImages
 from diffusion_lightning.progress import progress_bar
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ NAMED = 5
 
 ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
 """What a whole file of these formats ends with."""
+
+IN_MEMORY_BYTES = 2 * 2**30
 
 AT_ONCE = 32
 """Files opened at once: on a network's disk, most of the time is spent waiting."""
@@ -125,6 +128,11 @@ def unreadable(failures: Sequence[tuple[Path, str]]) -> OSError:
     return OSError(f"cannot read {len(failures)} pictures in {folder}: {named}{more}; replace or remove them")
 
 
+def fits_in_memory(count: int, shape: tuple[int, ...]) -> bool:
+    """Whether so many images of one byte a value are held in memory rather than decoded batch by batch."""
+    return count * math.prod(shape) < IN_MEMORY_BYTES
+
+
 class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
     """Pictures that stay on disk and are decoded batch by batch.
 
@@ -195,7 +203,7 @@ class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
             return _reason(error)
 
     def _bar(self, what: str, progress: bool) -> tqdm:
-        quiet = not progress or rank_zero_only.rank != 0  # type: ignore[attr-defined]
+        quiet = not progress or getattr(rank_zero_only, "rank", 0) != 0  # Lightning sets it, where there are several
         return progress_bar(total=len(self), desc=what, unit="picture", disable=quiet)
 
 

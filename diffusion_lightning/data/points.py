@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from diffusion_lightning.data.base import BatchDataModule, check_at_least
+from diffusion_lightning.data.arguments import check_at_least
+from diffusion_lightning.data.base import BatchDataModule
 from diffusion_lightning.randomness import Stream, derive_seed
 
 

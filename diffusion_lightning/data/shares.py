@@ -1,4 +1,4 @@
-"""Labels for samples that are to be compared with data: each class as often as the data have it."""
+"""Labels in the data's class proportions, for samples that are to be compared with data."""
 
 from collections.abc import Sequence
 

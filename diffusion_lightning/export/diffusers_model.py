@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.denoiser import Denoiser, NetworkDenoiser
 from diffusion_lightning.export.record import recipe_of
 from diffusion_lightning.networks import DiffusersUNet
 from diffusion_lightning.parameterization import NoisePrediction, VelocityPrediction
@@ -85,7 +85,7 @@ class DiffusersDenoiser(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         # not by the name of the argument, which on a ModelMixin is its config's
-        self.model: Denoiser = denoiser if isinstance(denoiser, Denoiser) else build(Denoiser, denoiser)
+        self.model: Denoiser = denoiser if isinstance(denoiser, Denoiser) else build(NetworkDenoiser, denoiser)
         schedule = {
             "num_train_timesteps": num_train_timesteps,
             "beta_start": beta_start,
@@ -93,7 +93,7 @@ class DiffusersDenoiser(ModelMixin, ConfigMixin):
             "beta_schedule": beta_schedule,
         }
         # of an exact or guided denoiser there is no recipe, and it cannot be saved
-        recipe = recipe_of(self.model) if type(self.model) is Denoiser else None
+        recipe = recipe_of(self.model) if type(self.model) is NetworkDenoiser else None
         self.register_to_config(denoiser=recipe, in_channels=in_channels, sample_size=sample_size, **schedule)
         alphas = DDPMScheduler(**schedule).alphas_cumprod.double()
         self._log_levels = 0.5 * torch.log((1 - alphas) / alphas)
@@ -125,7 +125,7 @@ class DiffusersDenoiser(ModelMixin, ConfigMixin):
         t = sde.time_at(level.clamp(lowest, highest)).clamp(*ends)
         root = torch.sqrt(1 + level**2)  # 1/√ᾱ
         scale = sde.alpha(t) * root * (highest / level).clamp(max=1)
-        classes = getattr(self.model.network, "num_classes", None)
+        classes = self.model.num_classes
         if class_labels is None and classes:
             class_labels = torch.arange(batch, device=sample.device) % classes
         condition = {} if class_labels is None else {"labels": class_labels}
@@ -178,6 +178,7 @@ def make_pipeline(denoiser: Denoiser, shape: Sequence[int]) -> DDIMPipeline:
     unet: UNet2DModel | DiffusersDenoiser
     prediction_type = "epsilon"
     if is_library_model(denoiser):
+        assert isinstance(denoiser, NetworkDenoiser)
         assert isinstance(denoiser.network, DiffusersUNet)
         prediction_type = _PREDICTION_TYPES[type(denoiser.parameterization)]  # type: ignore[index]
         unet = UNet2DModel(**{**denoiser.network.config, "sample_size": size})
@@ -200,11 +201,11 @@ def save_pipeline(denoiser: Denoiser, folder: Path, *, shape: Sequence[int]) -> 
 
 def is_library_model(denoiser: Denoiser) -> bool:
     """Whether the network is a ``UNet2DModel`` for the steps and the prediction of a scheduler of diffusers."""
-    network, sde = denoiser.network, denoiser.sde
     return (
-        isinstance(network, DiffusersUNet)
-        and type(sde) is DiscreteVPSDE
-        and network.num_train_timesteps == sde.num_steps
+        isinstance(denoiser, NetworkDenoiser)
+        and isinstance(denoiser.network, DiffusersUNet)
+        and type(denoiser.sde) is DiscreteVPSDE
+        and denoiser.network.num_train_timesteps == denoiser.sde.num_steps
         and type(denoiser.parameterization) in _PREDICTION_TYPES
     )
 

@@ -1,15 +1,15 @@
 """``config.yaml`` of an exported folder: what the denoiser is made of, as plain data."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.denoiser import NetworkDenoiser
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.recipe import describe
+from diffusion_lightning.version import __version__
 
 NAME = "config.yaml"
 
@@ -18,13 +18,13 @@ KEY = "diffusion_lightning"
 
 
 def write_record(
-    folder: Path, format: str, denoiser: Denoiser, sampler: Sampler | None, shape: Sequence[int] | None
+    folder: Path, format: str, denoiser: NetworkDenoiser, sampler: Sampler | None, shape: Sequence[int] | None
 ) -> None:
     """Write ``config.yaml``; see :func:`record_text`."""
     (folder / NAME).write_text(record_text(format, denoiser, sampler, shape), encoding="utf-8")
 
 
-def record_text(format: str, denoiser: Denoiser, sampler: Sampler | None, shape: Sequence[int] | None) -> str:
+def record_text(format: str, denoiser: NetworkDenoiser, sampler: Sampler | None, shape: Sequence[int] | None) -> str:
     """The record of an export, as YAML.
 
     It holds the recipes (see :mod:`diffusion_lightning.training.recipe`) of the denoiser's network, SDE and
@@ -38,18 +38,18 @@ def record_text(format: str, denoiser: Denoiser, sampler: Sampler | None, shape:
         shape: of one example, ``(C, H, W)`` or ``(D,)``; None if it is not known.
     """
     record = {
-        KEY: version("diffusion-lightning"),
+        KEY: __version__,
         "format": format,
         "denoiser": recipe_of(denoiser),
         "sampler": describe(sampler),
         "shape": None if shape is None else list(shape),
-        "num_classes": getattr(denoiser.network, "num_classes", None),
+        "num_classes": denoiser.num_classes,
         "times": [denoiser.sde.t_min, denoiser.sde.T],
     }
     return yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
 
 
-def recipe_of(denoiser: Denoiser) -> dict[str, Any]:
+def recipe_of(denoiser: NetworkDenoiser) -> dict[str, Any]:
     """The arguments that :func:`diffusion_lightning.training.recipe.build` makes the denoiser from."""
     return {name: describe(getattr(denoiser, name)) for name in ("network", "sde", "parameterization")}
 

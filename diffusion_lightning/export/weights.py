@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from torch import nn
 
-from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.denoiser import NetworkDenoiser
 from diffusion_lightning.export.record import NAME, read_record, write_record
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.recipe import build
@@ -29,10 +28,9 @@ class _Sampling:
 
 
 def save_denoiser(
-    denoiser: Denoiser, folder: Path, *, sampler: Sampler | None = None, shape: Sequence[int] | None = None
+    denoiser: NetworkDenoiser, folder: Path, *, sampler: Sampler | None = None, shape: Sequence[int] | None = None
 ) -> None:
     """Write ``model.safetensors`` and ``config.yaml`` to an existing folder; :func:`load_denoiser` reads them back."""
-    assert denoiser.network is not None
     part = folder / f"{WEIGHTS}.part"
     save_model(denoiser.network, str(part), metadata={"format": "pt"})
     shutil.copyfile(part, folder / WEIGHTS)  # safetensors' own file nobody but its owner may read
@@ -40,7 +38,7 @@ def save_denoiser(
     write_record(folder, "safetensors", denoiser, sampler, shape)
 
 
-def load_denoiser(folder: str | os.PathLike[str], device: torch.device | str = "cpu") -> Denoiser:
+def load_denoiser(folder: str | os.PathLike[str], device: torch.device | str = "cpu") -> NetworkDenoiser:
     """The denoiser of a checkpoint with its EMA weights, in evaluation mode.
 
     Bit for bit the same from the checkpoint itself and from a folder that ``lightning export --format safetensors``
@@ -62,7 +60,7 @@ def load_denoiser(folder: str | os.PathLike[str], device: torch.device | str = "
     return denoiser.to(device).eval()
 
 
-def _of_folder(folder: Path) -> Denoiser:
+def _of_folder(folder: Path) -> NetworkDenoiser:
     record = read_record(folder)
     path = folder / WEIGHTS
     if not path.is_file():
@@ -70,8 +68,7 @@ def _of_folder(folder: Path) -> Denoiser:
             f"folder={str(folder)!r}: has no {WEIGHTS} (its format is {record.get('format')!r}): "
             "give one of --format safetensors"
         )
-    denoiser: Denoiser = _build(Denoiser, record.get("denoiser"), folder)
-    assert isinstance(denoiser.network, nn.Module)
+    denoiser: NetworkDenoiser = _build(NetworkDenoiser, record.get("denoiser"), folder)
     try:
         load_model(denoiser.network, str(path))
     except (SafetensorError, RuntimeError) as error:  # of the latter type for weights of another network

@@ -1,4 +1,4 @@
-"""What a run is started in: the command, the code's version, the packages, the machine."""
+"""Provenance: what a run is started in, the command, the code's version, the packages, the machine."""
 
 import os
 import platform
@@ -6,11 +6,13 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from importlib.metadata import distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from diffusion_lightning.version import __version__
 
 PATIENCE = 5.0
 """Seconds for git to answer: a working directory on a slow network must not hold a run up."""
@@ -23,7 +25,7 @@ def describe_environment(command: Sequence[str], device: torch.device, processes
     - ``git``: of that directory, see :func:`code_version`;
     - ``diffusion_lightning`` and ``python``: their versions; ``platform``: the operating system;
     - ``devices``: their ``type`` and ``names``, those of this machine, ``cpus`` of it, and ``processes`` of the run;
-    - ``packages``: the version of everything that is installed.
+    - ``packages``: the version of everything that is installed, and of this package if it is not.
 
     Args:
         command: the command line, program first.
@@ -35,7 +37,7 @@ def describe_environment(command: Sequence[str], device: torch.device, processes
         "command": shlex.join(command),
         "directory": os.getcwd(),
         "git": code_version(Path.cwd()),
-        "diffusion_lightning": version("diffusion-lightning"),
+        "diffusion_lightning": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": {
@@ -79,4 +81,5 @@ def _device_names(device: torch.device) -> list[str]:
 
 def _packages() -> dict[str, str]:
     found = {str(package.metadata["Name"]): package.version for package in distributions() if package.metadata["Name"]}
+    found["diffusion-lightning"] = __version__
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))

@@ -10,13 +10,16 @@ so it says no more than its features do. Two extractors are offered, both called
 - `DigitFeatures`, 128 features of a small digit classifier whose weights ship with the package: for MNIST, where
   Inception is slow and knows nothing of digits, and for machines without a network.
 
-Distances in different features are not comparable; `fingerprint` tells them apart in a cache.
+Distances in different features are not comparable; `fingerprint` tells them apart in a cache. `FEATURES` is the one
+table of their names: what options of commands and callbacks take, and what results and reference files say.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from safetensors.torch import load_file
@@ -176,9 +179,78 @@ class InceptionFeatures(nn.Module):
             return self.inception(images.expand(-1, 3, -1, -1))
 
 
-def inception_features(weights: str | None) -> nn.Module:
-    """`InceptionFeatures` from the file `weights`, or downloaded when it is None; raises as it does."""
-    return InceptionFeatures(weights)
+@dataclass(frozen=True)
+class Feature:
+    """What is known of a feature network by its name alone.
+
+    Attributes:
+        build: makes the network, given a local file of its weights or None.
+        num_features: F, how many features an image has.
+        takes_weights: whether its weights are downloaded, or a local file of them, and do not come with the package.
+        suits: the shape (C, H, W) of examples that get these features where none are named.
+        is_published: whether statistics of F features, which do not say of which network, are taken to be of this one.
+    """
+
+    build: Callable[[str | None], nn.Module]
+    num_features: int
+    takes_weights: bool = False
+    suits: tuple[int, int, int] | None = None
+    is_published: bool = False
+
+
+FEATURES = {
+    "inception": Feature(lambda weights: InceptionFeatures(weights), 2048, takes_weights=True),
+    "inception_tf1": Feature(
+        lambda weights: InceptionFeatures(weights, antialias=False), 2048, takes_weights=True, is_published=True
+    ),
+    "mnist": Feature(lambda weights: DigitFeatures(), 128, suits=(1, 28, 28), is_published=True),
+}
+"""All feature networks by their names. A new one is one more entry here, and nothing else."""
+
+ANY_SHAPE = "inception"
+"""The features of examples whose shape no entry suits."""
+
+if TYPE_CHECKING:
+    FeatureName: TypeAlias = str
+    FeatureChoice: TypeAlias = str
+else:  # what the command line reads as the names that there are
+    FeatureName = Literal[tuple(FEATURES)]
+    FeatureChoice = Literal[("auto", *FEATURES)]
+
+
+def auto_feature(shape: tuple[int, ...]) -> FeatureName:
+    """The features called ``"auto"``: those that suit examples of a shape, where nobody knows better."""
+    return next((name for name, feature in FEATURES.items() if feature.suits == tuple(shape)), ANY_SHAPE)
+
+
+def published_feature(num_features: int) -> FeatureName | None:
+    """The network of which published statistics of so many features are, None if there is none."""
+    names = (name for name, each in FEATURES.items() if each.is_published and each.num_features == num_features)
+    return next(names, None)
+
+
+def build_features(feature: FeatureName | nn.Module, weights: str | None = None) -> tuple[str, nn.Module]:
+    """The feature network and the name that results carry.
+
+    Args:
+        feature: a name in `FEATURES`, or a module: uint8 images ``(B, C, H, W)`` → features ``(B, F)``.
+        weights: local file of the network's weights; downloaded if left out.
+
+    Raises:
+        ValueError: for another name, or weights given for a network that has its own.
+        OSError: if the weights cannot be read or downloaded.
+    """
+    if isinstance(feature, nn.Module):
+        return type(feature).__name__.lower(), feature
+    if feature not in FEATURES:
+        names = ", ".join(map(repr, ("auto", *FEATURES)))
+        raise ValueError(f"feature={feature!r}: must be {names} or a module")
+    if weights is not None and not FEATURES[feature].takes_weights:
+        names = " and ".join(repr(name) for name, each in FEATURES.items() if each.takes_weights)
+        raise ValueError(
+            f"feature_weights={weights!r}: only {names} take weights, not feature={feature!r}: leave it out"
+        )
+    return feature, FEATURES[feature].build(weights)
 
 
 def extract_features(network: nn.Module, batches: Iterable[Tensor]) -> Tensor:

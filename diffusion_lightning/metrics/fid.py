@@ -8,51 +8,16 @@ on the number of generated images, so both belong in its name.
 """
 
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from diffusion_lightning.home import has_home
-from diffusion_lightning.metrics.features import DigitFeatures, InceptionFeatures, fingerprint
-
-FeatureName = Literal["inception", "inception_tf1", "mnist"]
-
-
-def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/diffusion_lightning``, by default in ``~/.cache``; without a home among temporary folders."""
-    home = os.path.expanduser("~") if has_home() else tempfile.gettempdir()
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")) / "diffusion_lightning"
-
-
-def build_features(feature: FeatureName | nn.Module, weights: str | None = None) -> tuple[str, nn.Module]:
-    """The feature network and the name that results carry.
-
-    Args:
-        feature: ``"inception"``, ``"inception_tf1"`` (resized as for published statistics), ``"mnist"`` or a module:
-            uint8 images ``(B, C, H, W)`` → features ``(B, F)``.
-        weights: local file of the inception networks' weights; downloaded if left out.
-
-    Raises:
-        ValueError: for another name, or weights given for a network that has its own.
-    """
-    if isinstance(feature, nn.Module):
-        return type(feature).__name__.lower(), feature
-    if weights is not None and feature not in ("inception", "inception_tf1"):
-        raise ValueError(f"feature_weights={weights!r}: only feature='inception' takes weights, not {feature!r}")
-    match feature:
-        case "mnist":
-            return "mnist", DigitFeatures()
-        case "inception":
-            return "inception", InceptionFeatures(weights)
-        case "inception_tf1":
-            return "inception_tf1", InceptionFeatures(weights, antialias=False)
-    raise ValueError(f"feature={feature!r}: must be 'auto', 'inception', 'inception_tf1', 'mnist' or a module")
+from diffusion_lightning.home import default_cache
+from diffusion_lightning.metrics.features import fingerprint
 
 
 class ReferenceFID:

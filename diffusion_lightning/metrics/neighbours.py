@@ -1,4 +1,4 @@
-"""The real images nearest to generated ones: has the model learnt the data, or learnt them by heart?
+"""Memorization: the real images nearest to generated ones. Has the model learnt the data, or learnt them by heart?
 
 A sample that is a training image finds it at distance 0. Distances are Euclidean, in a feature space or between pixels
 (8-bit levels), and say something only beside the usual one from a training image to the nearest other one. Plain images
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_lightning.data.base import ImageSet
+from diffusion_lightning.data.tensor_images import ImageSet
 from diffusion_lightning.images import figure_picture
 from diffusion_lightning.progress import watched
 from diffusion_lightning.randomness import draw_some

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffusion_lightning.metrics.features import extract_features, fingerprint
+from diffusion_lightning.metrics.features import FEATURES, extract_features, fingerprint, published_feature
 
 ROWS = 4096
 """How many features are summed up at once in double precision."""
@@ -68,7 +68,7 @@ class Reference:
         name: what results call them.
         moments: of their features.
         features: float32 ``(M, F)`` on the CPU; None where only the moments are known.
-        feature: name of the feature network, as `build_features` takes it, if it is known.
+        feature: name of the feature network, as `FEATURES` has it, if it is known.
     """
 
     name: str
@@ -143,6 +143,12 @@ class Reference:
                 f"reference={str(path)!r}: sigma is no covariance: must be symmetric, its diagonal positive"
             )
         return cls(path.name, Moments(mean, covariance), feature=feature)
+
+    @property
+    def known_feature(self) -> str | None:
+        """The name in `FEATURES` of its network, stated or told by the number of features; None if it is not there."""
+        name = self.feature or published_feature(len(self.moments.mean))
+        return name if name in FEATURES else None
 
     def write(self, path: Path, feature: str) -> None:
         """Write the moments as ``mu`` and ``sigma``, and the name of their feature network, whole or not at all."""

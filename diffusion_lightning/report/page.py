@@ -4,7 +4,6 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +18,7 @@ from diffusion_lightning.report.pictures import MOST_EPOCHS, Figure, Picture, em
 from diffusion_lightning.report.results import results, seconds_of_parts, winners
 from diffusion_lightning.report.run import Run, labels
 from diffusion_lightning.report.settings import differing, of_note
+from diffusion_lightning.version import __version__
 
 CHIEF_PACKAGES = ("diffusion-lightning", "torch", "torchvision", "lightning", "torchmetrics", "numpy", "timm", "wandb")
 """Whose versions are shown at once; the others are folded away."""
@@ -64,7 +64,7 @@ def render(runs: Sequence[Run]) -> str:
         here=Path.cwd(),
         is_relative=not all(run.folder.is_absolute() for run in runs),
         made=datetime.now().astimezone(),
-        version=version("diffusion-lightning"),
+        version=__version__,
     )
 
 

@@ -17,7 +17,7 @@ class _Counted(Denoiser):
     """Passes every evaluation on to a denoiser, and counts it."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__(None, denoiser.sde, None)
+        super().__init__(denoiser.sde)
         self._denoise = denoiser.denoise
         self.evaluations = 0
 

@@ -6,7 +6,6 @@ from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 from tqdm import tqdm
 
 from diffusion_lightning.denoiser import Denoiser
@@ -79,6 +78,8 @@ def integrate(
             bar.update(max(0.0, round(100 * done, 1) - bar.n))
         # the guess of the first step looks ahead as far as it likes
         return derivative(t.clamp(earliest, latest), state)
+
+    from torchdiffeq import odeint  # here, for it loads all of SciPy
 
     try:
         with torch.autocast(times.device.type, enabled=False):

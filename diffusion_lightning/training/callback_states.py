@@ -1,4 +1,4 @@
-"""What callbacks leave in a checkpoint and take from it on a resume: what they have seen, never what they were told.
+"""The callbacks' resume state: what they have seen goes into a checkpoint and back, never what they were told.
 
 Some of Lightning's would also take back their settings, so that another one on the command line did nothing.
 """

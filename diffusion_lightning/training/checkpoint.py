@@ -1,4 +1,4 @@
-"""Writing checkpoint files: whole or absent."""
+"""Writing checkpoint files atomically: whole or absent."""
 
 import os
 from contextlib import suppress

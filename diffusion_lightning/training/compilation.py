@@ -3,8 +3,9 @@
 from typing import Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
+
+from diffusion_lightning.messages import inform, warn
 
 Compile = bool | Literal["auto"]
 """Compile the network: always, never, or where :func:`pays` says so."""
@@ -25,14 +26,12 @@ def compile_in_place(network: nn.Module, choice: Compile, device: torch.device) 
     wanted = pays(device) if choice == "auto" else choice
     reason = _why_not(device) if wanted else None
     if reason is not None:
-        rank_zero_warn(
-            f"compile: no on {device.type}, it does not work here, and the network runs uncompiled: {reason}"
-        )
+        warn(f"compile: no on {device.type}, it does not work here, and the network runs uncompiled: {reason}")
         return
     if wanted:
         network.compile()
     if choice == "auto":
-        rank_zero_info(f"compile: {'yes' if wanted else 'no'} on {device.type}")
+        inform(f"compile: {'yes' if wanted else 'no'} on {device.type}")
 
 
 def pays(device: torch.device) -> bool:

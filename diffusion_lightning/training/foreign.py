@@ -1,4 +1,4 @@
-"""What a file that is no checkpoint of this package looks like, without running any of it."""
+"""Format detection: what a file that is no checkpoint of this package looks like, without running any of it."""
 
 import io
 import json

@@ -5,44 +5,39 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from diffusion_lightning.data.augmentation import GeometricAugmentation
 from diffusion_lightning.data.base import BatchDataModule
-from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.denoiser import NetworkDenoiser
 from diffusion_lightning.objective import DenoisingScoreMatching
 from diffusion_lightning.parameterization import Parameterization
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Heun, Sampler
 from diffusion_lightning.sde import SDE
-from diffusion_lightning.training.callback_states import (
-    keep_loadable,
-    keep_settings,
-    put_off_the_end,
-    stops_when_it_may,
-)
+from diffusion_lightning.training.callback_states import put_off_the_end
 from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
-from diffusion_lightning.training.compatibility import check_batch, check_compatible, check_set
 from diffusion_lightning.training.compilation import Compile, check_choice, compile_in_place
+from diffusion_lightning.training.data_check import DataCheck
+from diffusion_lightning.training.draws import draw_rows
 from diffusion_lightning.training.ema import EMA
-from diffusion_lightning.training.non_finite import NonFiniteError
-from diffusion_lightning.training.position import Position
-from diffusion_lightning.training.recipe import build, class_behind, describe, plain
-from diffusion_lightning.training.resume import Change, Makers, changes, check_network, is_of_another_class, lay_over
+from diffusion_lightning.training.epoch_loss import EpochLoss, own_part
+from diffusion_lightning.training.recipe import build, describe, plain
+from diffusion_lightning.training.resume import Change, changes, check_network
 from diffusion_lightning.training.resume import check as check_resume
-from diffusion_lightning.training.schedule import ANY_LENGTH, advance, make_scheduler, misfit, overruled
-from diffusion_lightning.training.sharding import gathered, is_sharded, number_as_in, shard, whole_of
+from diffusion_lightning.training.resumption import Resumption, is_resuming, write_run
+from diffusion_lightning.training.schedule import ANY_LENGTH, advance, plateau_monitor, with_scheduler
+from diffusion_lightning.training.sharding import gathered, is_sharded, shard, whole_of
+from diffusion_lightning.training.skipped_steps import SkippedSteps
 from diffusion_lightning.training.trained import DrawsSamples
 from diffusion_lightning.training.unsupported import check_trainer
-from diffusion_lightning.training.watchers import PLATEAU, Watchers
+from diffusion_lightning.training.watchers import Watchers
 
 
 class ScoreModule(DrawsSamples, LightningModule):
@@ -120,7 +115,7 @@ class ScoreModule(DrawsSamples, LightningModule):
                 f"augment: {type(network).__name__} has augment_dim={dim} and cannot be told of the augmentation; give "
                 f"a network with augment_dim={augment.dim} (UNet), or augment=null"
             )
-        self.denoiser = Denoiser(network, sde, parameterization)
+        self.denoiser = NetworkDenoiser(network, sde, parameterization)
         self.objective = objective if objective is not None else DenoisingScoreMatching()
         self.sampler = sampler if sampler is not None else Heun()
         self.sampler.check(sde)
@@ -131,15 +126,13 @@ class ScoreModule(DrawsSamples, LightningModule):
         self.max_skipped_steps = max_skipped_steps
         self.gradient_norm: Tensor | None = None
         """Of the last optimizer step, before clipping."""
-        self.skipped_steps = 0
-        self._is_skipped = False
-        self._skipped_in_a_row = 0
-        self._epoch_losses: Tensor | None = None  # this process's sum of losses and its number of examples
+        self.skipping = SkippedSteps(max_skipped_steps)
+        self.epoch_loss = EpochLoss()
         self.last_times: Tensor | None = None
         """Of the last batch that was trained on, ``(B,)``."""
-        self._resumed: dict[str, Any] = {}
+        self._resumption = Resumption()
         self._is_loaded = False  # from a checkpoint, and in evaluation mode for no other reason
-        self.watchers = Watchers(_plateau_monitor(self.lr_scheduler))
+        self.watchers = Watchers(plateau_monitor(self.lr_scheduler))
         """Who watches which metric of the training."""
         self._ends_after_step = False
         self.shape = tuple(shape) if shape is not None else None
@@ -148,8 +141,7 @@ class ScoreModule(DrawsSamples, LightningModule):
         """What each label stands for, as the training data say; None where they have no names."""
         self.class_counts: list[int] | None = None
         """How many training examples have each label; None if the network has no classes, or it is not known."""
-        self._fits: tuple[Any, Any] | None = None  # shape and classes of the data that the network has been tried on
-        self._has_seen_batch = self._is_trained = False
+        self._data = DataCheck(network)
         self._evaluation = ExitStack()
         self._compile: Compile = compile  # what is still to be done
         self.save_hyperparameters(
@@ -170,6 +162,11 @@ class ScoreModule(DrawsSamples, LightningModule):
             }
         )
 
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps of this training have been left out so far."""
+        return self.skipping.total
+
     # ---- training
 
     def configure_callbacks(self) -> list[Callback]:
@@ -184,26 +181,14 @@ class ScoreModule(DrawsSamples, LightningModule):
             data: the data module.
             is_new: whether the network's training begins now, and it could still be another.
         """
-        fits = getattr(data, "shape", None), getattr(data, "num_classes", None)
-        if fits != self._fits:
-            check_compatible(self.network, data, is_new)
-            self._fits = fits
-
-    def _check_fit(self) -> None:
-        data, stage = getattr(self.trainer, "datamodule", None), self.trainer.state.fn
-        if data is not None and stage != TrainerFn.PREDICTING:
-            self.check_data(data, stage == TrainerFn.FITTING and not self._is_trained)
+        self._data.attributes(data, is_new)
 
     def prepare_data(self) -> None:
         """Read the examples and look at the first: what is wrong with them is said before a logger begins its run.
 
         Lightning calls it in one process per machine.
         """
-        self._check_fit()
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, BatchDataModule) and self.trainer.state.fn != TrainerFn.PREDICTING:
-            for examples in data.sets():
-                check_set(self.network, examples, data)
+        self._data.sets(self.trainer)
 
     def setup(self, stage: str) -> None:
         """Learn from the data what sampling from a checkpoint needs: shape and classes; a fit starts anew."""
@@ -211,13 +196,13 @@ class ScoreModule(DrawsSamples, LightningModule):
             if self._is_loaded and not self.training:
                 self.train()  # Lightning leaves the mode as it finds it
             self._is_loaded = False
-            self._resumed, self._epoch_losses = {}, None
-            self.skipped_steps = self._skipped_in_a_row = 0
+            self._resumption.forget()
+            self.epoch_loss.forget()
+            self.skipping.begin()
             self._ends_after_step = False
             self.watchers.begin(self.trainer, self)
-        self._has_seen_batch = False
+        self._data.begin(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
-        self._check_fit()
         if self.shape is None and data is not None and hasattr(data, "shape"):
             self._set_shape(data.shape)
         if isinstance(data, BatchDataModule):
@@ -226,25 +211,7 @@ class ScoreModule(DrawsSamples, LightningModule):
 
     def on_train_start(self) -> None:
         """Go on exactly where a checkpoint was saved, but for what is asked for otherwise now."""
-        run_steps = self.trainer.estimated_stepping_batches
-        if "position" in self._resumed:
-            position = Position(**self._resumed["position"])
-            position.go_on(self.trainer)
-            run_steps = position.run_steps(self.trainer, self.global_step)
-            self.skipped_steps = self._resumed["skipped_steps"]
-            self._skipped_in_a_row = self._resumed["skipped_in_a_row"]
-            self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._resumed["metrics"].items()})
-            self._epoch_losses = self.own_part(self._resumed["epoch_losses"])
-            self.watchers.go_on(self.trainer, self._resumed.get("used", []))
-            self.trainer.should_stop |= stops_when_it_may(self.trainer)
-        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
-        if self._resumed:
-            self._lay_over(schedulers[0] if schedulers else None, run_steps)
-        self._resumed = {}
-        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            for scheduler in schedulers:
-                for message in filter(None, (misfit(scheduler, run_steps), overruled(scheduler))):
-                    rank_zero_warn(message)
+        self._resumption.go_on(self)
 
     def configure_model(self) -> None:
         """Split the network and its EMA over the processes, if the trainer's strategy is ``ModelParallelStrategy``."""
@@ -261,15 +228,14 @@ class ScoreModule(DrawsSamples, LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what the network draws (dropout): it does not depend on what came before."""
         torch.manual_seed(derive_seed(global_seed(), self.global_rank, self.current_epoch, batch_idx, Stream.DROPOUT))
-        if batch_idx == 0 or self._epoch_losses is None:
-            self._epoch_losses = torch.zeros(2, device=self.device)
+        self.epoch_loss.begin(self.device, anew=batch_idx == 0)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """The batch's mean ``loss``, and for callbacks the ``losses`` and ``times`` ``(B,)`` behind it, detached.
 
         A batch is ``(x (B, …) in [-1, 1], labels (B,))``.
         """
-        self._look_at(batch)
+        self._data.batch(batch, self.trainer)
         x, labels = batch
         if self.shape is None:
             self._set_shape(x.shape[1:])
@@ -285,8 +251,7 @@ class ScoreModule(DrawsSamples, LightningModule):
         losses = self.objective(self.denoiser, x, drawn=drawn, **condition)
         loss = losses.mean()
         finite = loss.detach().isfinite()
-        assert self._epoch_losses is not None
-        self._epoch_losses += torch.where(finite, torch.stack((loss.detach() * len(x), finite * len(x))), 0.0)
+        self.epoch_loss.add(loss.detach(), len(x))
         # over all processes only where it is written down: to synchronize every step would slow each one
         written = self._is_written(self.global_step + 1)
         logged = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean") if written else loss
@@ -319,11 +284,8 @@ class ScoreModule(DrawsSamples, LightningModule):
             )
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         self.gradient_norm = whole_of(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-        self._is_skipped = not self.gradient_norm.isfinite()
-        if self._is_skipped:
-            self._skip(optimizer)
+        if self.skipping.look(self.gradient_norm, optimizer, self.trainer, self.network, self.last_times):
             return
-        self._skipped_in_a_row = 0
         limit = self.clip_norm if gradient_clip_val is None else gradient_clip_val
         if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val=limit, gradient_clip_algorithm="value")
@@ -333,7 +295,7 @@ class ScoreModule(DrawsSamples, LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimizer's step, then the EMA's."""
         super().optimizer_step(*args, **kwargs)
-        if not self._is_skipped:
+        if not self.skipping.is_last:
             self.ema.update()
 
     def on_train_epoch_end(self) -> None:
@@ -341,14 +303,8 @@ class ScoreModule(DrawsSamples, LightningModule):
 
         Lightning would step it after this epoch's checkpoint, which would then lack the step.
         """
-        assert self._epoch_losses is not None
-        total, count = self.trainer.strategy.reduce(self._epoch_losses.clone(), reduce_op="sum")
-        self.log("train/loss_epoch", total / count)
-        whole = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # not cut short by max_steps
-        for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
-            is_plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-            if whole and is_plateau and (value := self.watchers.take(PLATEAU, self.trainer)) is not None:
-                scheduler.step(value)  # type: ignore[arg-type]
+        self.log("train/loss_epoch", self.epoch_loss.mean(self.trainer))
+        self.watchers.step_plateaus(self.trainer)
         self.watchers.tell_who_waits(self.trainer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -359,14 +315,8 @@ class ScoreModule(DrawsSamples, LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer over the trainable parameters, and the scheduler if there is one."""
         optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
-        if self.lr_scheduler is None:
-            return optimizer
         run_steps = ANY_LENGTH if self._trainer is None else self.trainer.estimated_stepping_batches
-        scheduler = make_scheduler(self.lr_scheduler, optimizer, run_steps)
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            # for Lightning an ordinary one, which it steps by lr_scheduler_step: where a metric is missing it would end
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "reduce_on_plateau": False}}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return with_scheduler(optimizer, self.lr_scheduler, run_steps)
 
     # ---- validation and prediction, on the EMA weights
 
@@ -387,7 +337,7 @@ class ScoreModule(DrawsSamples, LightningModule):
 
         Returns the ``losses`` and ``times`` ``(B,)`` behind it.
         """
-        self._look_at(batch)
+        self._data.batch(batch, self.trainer)
         x, labels = batch
         # the last batch is smaller: it draws as much as the others, for how much falls to it depends on the processes
         size = max(len(x), getattr(self.trainer.datamodule, "batch_size", 0))  # type: ignore[attr-defined]
@@ -430,58 +380,19 @@ class ScoreModule(DrawsSamples, LightningModule):
         finally:
             self.train(was_training)
 
-    def _look_at(self, batch: Any) -> None:
-        """Look at the first batch, of whatever data."""
-        if not self._has_seen_batch:
-            check_batch(self.network, batch, getattr(self.trainer, "datamodule", None))
-            self._has_seen_batch = True
-
     def _draw(self, x: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
-        """The times and the noise of x, which is (a part of) this process's ``size`` rows of the batch of all.
-
-        Each process draws for all, and keeps its rows: memory for one batch of noise of every process, for a moment.
-        """
-        generator = torch.Generator(x.device).manual_seed(seed)
-        world_size = self.trainer.world_size
-        whole = (size * world_size, *x.shape[1:])
-        t, noise = self.objective.draw(self.denoiser.sde, whole, device=x.device, generator=generator)
-        rows = slice(self.global_rank, len(x) * world_size, world_size)
-        return t[rows].contiguous(), noise[rows].contiguous()
+        """The times and the noise of x, which is (a part of) this process's ``size`` rows of the batch of all."""
+        sde, trainer = self.denoiser.sde, self.trainer
+        return draw_rows(self.objective, sde, x, size, seed, trainer.global_rank, trainer.world_size)
 
     def _is_written(self, step: int) -> bool:
         """Whether the trainer writes down what is logged at this optimizer step, counted from 1."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and step % every == 0
 
-    def _skip(self, optimizer: Any) -> None:
-        """Leave this optimizer step out: without gradients it changes nothing, not even the optimizer's own state."""
-        self.skipped_steps += 1
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is None or scaler.get_scale() <= 1:
-            self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= self.max_skipped_steps:
-            raise NonFiniteError.of(self.trainer, self.network, self.last_times, self._skipped_in_a_row)
-        if self._skipped_in_a_row == 1:
-            rank_zero_warn(f"step {self.global_step}: the loss or its gradient is not finite; the step is skipped")
-        optimizer.zero_grad(set_to_none=True)
-
     def own_part(self, of_processes: list[Any]) -> Tensor:
         """This process's of the numbers that each process had; of another number of processes, the first takes all."""
-        parts = torch.tensor(of_processes, device=self.device)
-        if len(parts) == self.trainer.world_size:
-            return parts[self.global_rank]
-        return parts.sum(0) if self.global_rank == 0 else torch.zeros_like(parts[0])
-
-    def _lay_over(self, scheduler: Any, run_steps: float) -> None:
-        """Let what is asked for now be done by the restored optimizer and scheduler, with one line for each change."""
-        optimizer, saved = self.optimizers(use_pl_optimizer=False), self._resumed["hyper_parameters"]
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        states, own = self._resumed["lr_schedulers"], Makers(self.optimizer, self.lr_scheduler)
-        step = self.global_step
-        lines = lay_over(optimizer, scheduler, states[0] if states else None, saved, own, run_steps, step)
-        changed = [f"model.{change.name} was {change.was}, is {change.now}" for change in self._resumed["changes"]]
-        for line in changed + lines:
-            rank_zero_info(f"resumed: {line} from step {step} on")
+        return own_part(of_processes, self)
 
     def _compile_once(self) -> None:
         compile_in_place(self.network, self._compile, self.device)
@@ -495,25 +406,7 @@ class ScoreModule(DrawsSamples, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the EMA, the package's version, the loggers' run ids, and where the run stands."""
-        if "callbacks" in checkpoint:
-            checkpoint["callbacks"] = keep_loadable(checkpoint["callbacks"])
-        checkpoint["ema"] = self.ema.state_dict()
-        losses = self._epoch_losses if self._epoch_losses is not None else torch.zeros(2, device=self.device)
-        if self.device_mesh is None:  # FSDP has done it, and only on the process that writes the file
-            for state in checkpoint.get("optimizer_states", []):
-                number_as_in(self, state)
-        checkpoint[KEY] = {
-            "version": version("diffusion-lightning"),
-            "run_ids": {type(logger).__name__: logger.version for logger in self.loggers},
-            "position": Position.of(self.trainer).write(checkpoint),
-            "skipped_steps": self.skipped_steps,
-            "skipped_in_a_row": self._skipped_in_a_row,
-            "epoch_losses": self.all_gather(losses).reshape(-1, 2).tolist(),  # type: ignore[union-attr]
-            "metrics": {name: value.item() for name, value in self.trainer.callback_metrics.items()},
-            "class_names": self.class_names,
-            "class_counts": self.class_counts,
-            "used": self.watchers.write(self.trainer),
-        }
+        write_run(self, checkpoint)
 
     def changes(self, checkpoint: dict[str, Any]) -> list[Change]:
         """The options in which this module differs from a checkpoint's."""
@@ -535,9 +428,9 @@ class ScoreModule(DrawsSamples, LightningModule):
         Raises:
             ValueError: if the checkpoint's network is another one.
         """
-        is_resumed = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        is_resumed = is_resuming(self)
         (self.check_resume if is_resumed else self.check_network)(checkpoint)
-        self._is_trained = True
+        self._data.is_trained = True
         if self.shape is None and checkpoint["hyper_parameters"]["shape"] is not None:
             self._set_shape(checkpoint["hyper_parameters"]["shape"])
         self.ema.load_state_dict(checkpoint["ema"])
@@ -546,21 +439,7 @@ class ScoreModule(DrawsSamples, LightningModule):
             self.class_names = checkpoint[KEY].get("class_names")
             self.class_counts = checkpoint[KEY].get("class_counts")
         if is_resumed:
-            assert self._trainer is not None
-            keep_settings(self._trainer, checkpoint)
-            self._resumed = {
-                **checkpoint[KEY],
-                "hyper_parameters": checkpoint["hyper_parameters"],
-                "changes": self.changes(checkpoint),
-                "lr_schedulers": checkpoint["lr_schedulers"],
-            }
-            if is_of_another_class(checkpoint["hyper_parameters"]["lr_scheduler"], self.hparams["lr_scheduler"]):
-                checkpoint["lr_schedulers"] = []  # Lightning would write the one's state into the other
-            if "position" not in self._resumed:
-                rank_zero_warn(
-                    f"the checkpoint is of version {self._resumed['version']}, which did not write down where in an "
-                    "epoch it stood: training goes on with it, but not bit for bit as if it had not stopped"
-                )
+            self._resumption.read(self, checkpoint)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -593,11 +472,3 @@ class ScoreModule(DrawsSamples, LightningModule):
     def _set_shape(self, shape: Sequence[int]) -> None:
         self.shape = plain(tuple(shape))
         self.hparams["shape"] = list(self.shape)
-
-
-def _plateau_monitor(lr_scheduler: Any) -> str | None:
-    """What a ``ReduceLROnPlateau`` watches, before it is made; None for any other schedule."""
-    cls, given = (None, {}) if lr_scheduler is None else class_behind(lr_scheduler)
-    if cls is None or not issubclass(cls, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        return None
-    return str(given.get("monitor", "train/loss_epoch"))

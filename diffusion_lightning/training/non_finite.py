@@ -1,11 +1,10 @@
-"""Numbers that are infinite or not a number: the end of a training of such, and what is told of samples with any."""
+"""Losses and gradients that are infinite or not a number, too often: the end of a training."""
 
 from pathlib import Path
 
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from diffusion_lightning.training.sharding import whole_of
@@ -44,23 +43,3 @@ class NonFiniteError(FloatingPointError):
             f"step {trainer.global_step}: the loss or its gradient was not finite {skipped} times in a row; {where}. "
             "No checkpoint has anything of them: resume with --ckpt_path last, for example with a smaller learning rate"
         )
-
-
-def count_broken(samples: Tensor) -> int:
-    """How many of samples ``(B, …)`` have a value that is not finite."""
-    return int((~samples.isfinite().flatten(1).all(1)).sum())
-
-
-def broken_samples(broken: int, total: int) -> str:
-    """How many samples are not finite, and why that may be; without an end."""
-    few = f"all {total:,}" if broken == total else f"{broken:,} of {total:,}"
-    return (
-        f"{few} samples are not finite (NaN or infinite): the weights have diverged (train with a smaller learning "
-        "rate), or the sampler's settings do not suit them (more steps, a smaller snr)"
-    )
-
-
-def warn_of_broken(broken: int, total: int, what_follows: str = "pictures show each as a tile with a cross") -> None:
-    """Warn of samples that are not finite, if there are any; and say what becomes of them."""
-    if broken:
-        rank_zero_warn(f"{broken_samples(broken, total)}; {what_follows}")

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.training_epoch_loop import RestartStage as BatchesRestart
 from lightning.pytorch.utilities import rank_zero_warn
 
-from diffusion_lightning.data.base import BatchOrder
+from diffusion_lightning.data.order import BatchOrder
 
 # RestartStage of the evaluation loop; the training loop's has no such member
 _MID_EVALUATION = "restarted_mid_evaluation"

@@ -4,20 +4,20 @@ import weakref
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
-import torch
 from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
+
+from diffusion_lightning.training.bf16 import bf16_if_units
 
 
 class AutoPrecision(Precision):
     """Lightning's ``bf16-mixed`` if the device that trains has bf16 units, else ``32-true``; says which at the start.
 
     Weights, optimizer, EMA, losses and the samplers' states are float32 either way: only the network's matrix products
-    and convolutions run in bf16, which needs no loss scaling. Units are: AVX512-BF16 or AMX on a CPU, compute
-    capability 8.0 or above on a GPU; without them bf16 is emulated and slower than float32.
+    and convolutions run in bf16, which needs no loss scaling. Units are what
+    :func:`~diffusion_lightning.training.bf16.has_bf16_units` looks for.
 
     Use: ``trainer.precision: auto``, or in Python ``Trainer(precision="auto")`` with :class:`Trainer`, or this plugin
     for a trainer of Lightning's.
@@ -36,11 +36,8 @@ class AutoPrecision(Precision):
         """Autocast to bf16 on a device that has the units, else nothing."""
         module = self._module() if self._module is not None else None
         kind = "cpu" if module is None else next(module.parameters()).device.type
-        use_bf16 = has_bf16_units(kind)
-        if not self._announced:
-            rank_zero_info(f"precision: {'bf16-mixed' if use_bf16 else '32-true'} on {kind}")
-            self._announced = True
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=use_bf16)
+        is_first, self._announced = not self._announced, True
+        return bf16_if_units(kind, tell=is_first)
 
 
 class Trainer(LightningTrainer):
@@ -62,13 +59,3 @@ class Trainer(LightningTrainer):
             super().__init__(**{**kwargs, "plugins": plugins})
         else:
             super().__init__(precision=precision, **kwargs)
-
-
-def has_bf16_units(kind: str) -> bool:
-    """Whether a device of this type, ``"cpu"`` or ``"cuda"``, multiplies bf16 in hardware."""
-    if kind == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
-    if kind == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return False

@@ -1,4 +1,4 @@
-"""Objects as plain data, so that a checkpoint can say how to build its module without holding any code.
+"""Serialization: objects as plain data, so that a checkpoint can say how to build its module without holding any code.
 
 The recipe of an object is ``{"class_path": …, "init_args": {…}}``, the notation of LightningCLI's YAML files, and it is
 read back by the same library, jsonargparse, against the type annotations of whatever takes the object as argument.

@@ -83,6 +83,31 @@ def make_scheduler(make: MakeScheduler, optimizer: Optimizer, run_steps: float) 
     return make(optimizer, total_steps=run_steps if run_steps == math.inf else max(int(run_steps), 1))
 
 
+def with_scheduler(optimizer: Optimizer, make: MakeScheduler | None, run_steps: float) -> Any:
+    """What a module's ``configure_optimizers`` gives: the optimizer, and its scheduler if there is one.
+
+    Args:
+        optimizer: whose rates it sets.
+        make: as of :func:`make_scheduler`; None for none.
+        run_steps: as there.
+    """
+    if make is None:
+        return optimizer
+    scheduler = make_scheduler(make, optimizer, run_steps)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        # for Lightning an ordinary one, which it steps by lr_scheduler_step: where a metric is missing it would end
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "reduce_on_plateau": False}}
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def plateau_monitor(lr_scheduler: Any) -> str | None:
+    """What a ``ReduceLROnPlateau`` watches, before it is made; None for any other schedule."""
+    cls, given = (None, {}) if lr_scheduler is None else class_behind(lr_scheduler)
+    if cls is None or not issubclass(cls, ReduceLROnPlateau):
+        return None
+    return str(given.get("monitor", "train/loss_epoch"))
+
+
 def follows_the_run(make: MakeScheduler) -> bool:
     """Whether the scheduler that this makes has an argument ``total_steps`` that is not given."""
     cls, given = class_behind(make)

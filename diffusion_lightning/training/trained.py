@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lightning.data.shares import in_shares
-from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.denoiser import NetworkDenoiser
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
@@ -20,7 +20,7 @@ from diffusion_lightning.training.recipe import build
 class DrawsSamples:
     """Whatever draws samples: by which denoiser and sampler, of which shape, and of which classes."""
 
-    denoiser: Denoiser
+    denoiser: NetworkDenoiser
     sampler: Sampler
     """Draws wherever no other is named."""
     shape: tuple[int, ...] | None
@@ -36,13 +36,12 @@ class DrawsSamples:
     @property
     def network(self) -> nn.Module:
         """The network inside the denoiser."""
-        assert self.denoiser.network is not None
         return self.denoiser.network
 
     @property
     def has_classes(self) -> bool:
         """Whether the network is told of each example's class."""
-        return bool(getattr(self.network, "num_classes", None))
+        return bool(self.denoiser.num_classes)
 
     def sample(
         self,
@@ -132,7 +131,7 @@ class DrawsSamples:
 
     def default_labels(self, indices: Tensor) -> Tensor | None:
         """The classes that samples of these indices get unless told otherwise: in turn; none without classes."""
-        classes = getattr(self.network, "num_classes", None)
+        classes = self.denoiser.num_classes
         return indices % classes if classes else None
 
     @property
@@ -173,7 +172,7 @@ class TrainedModel(DrawsSamples):
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: NetworkDenoiser,
         sampler: Sampler,
         shape: Sequence[int] | None,
         class_names: list[str] | None = None,
@@ -200,7 +199,8 @@ class TrainedModel(DrawsSamples):
         """
         checkpoint = load_checkpoint(path)
         recipe, own = checkpoint["hyper_parameters"], checkpoint[KEY]
-        denoiser: Denoiser = build(Denoiser, {name: recipe[name] for name in ("network", "sde", "parameterization")})
+        parts = {name: recipe[name] for name in ("network", "sde", "parameterization")}
+        denoiser: NetworkDenoiser = build(NetworkDenoiser, parts)
         _load_averages(denoiser, checkpoint)
         sampler: Sampler = build(_Drawing, {"sampler": recipe["sampler"]}).sampler
         return cls(
@@ -215,7 +215,7 @@ class _Drawing:
     sampler: Sampler
 
 
-def _load_averages(denoiser: Denoiser, checkpoint: dict[str, Any]) -> None:
+def _load_averages(denoiser: NetworkDenoiser, checkpoint: dict[str, Any]) -> None:
     """Give a denoiser the averaged weights of a checkpoint, and what has no average as it was trained."""
     prefix, state = "denoiser.", checkpoint["state_dict"]
     denoiser.load_state_dict({name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)})

@@ -1,4 +1,4 @@
-"""What watches a metric: a ``ReduceLROnPlateau``, Lightning's ``EarlyStopping`` and ``ModelCheckpoint``.
+"""Monitored metrics: a ``ReduceLROnPlateau``, Lightning's ``EarlyStopping`` and ``ModelCheckpoint``.
 
 Each of them waits until its metric is measured, and uses a value once. Lightning's own end the training where a metric
 is not there yet, and take one that is measured every fourth epoch for measured anew in each.
@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 PLATEAU = "model.lr_scheduler"
 """Who the schedule is, among those that watch."""
@@ -88,6 +89,18 @@ class Watchers:
         """Take back what :meth:`write` has written, once the trainer's metrics are those of then."""
         metrics = trainer.callback_metrics
         self._used = {who: metrics[self.watched[who]] for who in used if self.watched.get(who) in metrics}
+
+    def step_plateaus(self, trainer: Trainer) -> None:
+        """Step a ``ReduceLROnPlateau`` at an epoch's end, if its metric is new.
+
+        Lightning would step it after this epoch's checkpoint, which would then lack the step.
+        """
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:  # the epoch was cut short by max_steps
+            return
+        for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+            is_plateau = isinstance(scheduler, ReduceLROnPlateau)
+            if is_plateau and (value := self.take(PLATEAU, trainer)) is not None:
+                scheduler.step(value)  # type: ignore[arg-type]
 
     def _told_of(self, trainer: Trainer) -> list[str]:
         """Who of them the user has asked for: our own best checkpoint is there without being asked for."""

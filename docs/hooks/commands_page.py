@@ -6,7 +6,6 @@ The commands are those of the command's own summary, so that a new one appears b
 import inspect
 import re
 import types
-import warnings
 from argparse import SUPPRESS, Action
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from docstrings import page_identifier, to_markdown
-from jsonargparse import ArgumentParser, capture_parser
+from jsonargparse import ArgumentParser
 from torch import nn
 
 import diffusion_lightning
@@ -52,17 +51,7 @@ def parsers() -> dict[str, ArgumentParser]:
     """The parser of each command, in the order of the summary."""
     from diffusion_lightning.commands import cli
 
-    found: dict[str, ArgumentParser] = {}
-    for command in summary(cli.USAGE):
-        if command in cli.COMMANDS:
-            found[command] = cli.COMMANDS[command][1]()
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Lightning's, that it is given arguments beside those of the process
-                whole = capture_parser(cli.main, [command, "--debug"])  # with it no error is made into a line
-            assert whole._subcommands_action is not None
-            found[command] = whole._subcommands_action._name_parser_map[command]
-    return found
+    return {command: cli.parser_of(command) for command in summary(cli.USAGE)}
 
 
 def summary(usage: str) -> list[str]:

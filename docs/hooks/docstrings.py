@@ -5,6 +5,7 @@ The docstrings are written to be read where they are, in an editor, and by ``hel
 
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import griffe
@@ -37,6 +38,12 @@ class Markdown(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
             obj.docstring.value = to_markdown(obj.docstring.value)
+
+    def on_module_members(self, *, mod: griffe.Module, **_: Any) -> None:
+        """Names that a folder of the package loads on first use: griffe reads the source, and does not see them."""
+        if mod.is_init_module and mod.parent is not None:
+            for name, part in getattr(import_module(mod.path), "_MODULE_OF", {}).items():
+                mod.set_member(name, griffe.Alias(name, f"{mod.path}.{part}.{name}", parent=mod))
 
 
 def page_identifier(name: str) -> str:

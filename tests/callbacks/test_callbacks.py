@@ -33,7 +33,7 @@ from diffusion_lightning import (
 )
 from diffusion_lightning.callbacks import progress, sample_grid
 from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, leave_picture, share
-from diffusion_lightning.data.base import TensorImages
+from diffusion_lightning.data.tensor_images import TensorImages
 from diffusion_lightning.images import image_grid, to_uint8, visible
 from diffusion_lightning.metrics.features import DigitFeatures
 from diffusion_lightning.metrics.fid import ReferenceFID

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jsonargparse import _typehints, capture_parser
+from jsonargparse import _typehints
 
 import diffusion_lightning
 from diffusion_lightning.commands import cli
@@ -38,7 +38,7 @@ def test_every_name_of_ours_wins_wherever_it_fits():
         importlib.import_module(others)
     for name in ("UNet2DModel", "DDPMScheduler"):  # of a lazy package
         getattr(importlib.import_module("diffusers"), name)
-    fit = capture_parser(cli.DiffusionCLI, [])._subcommands_action.choices["fit"]
+    fit = cli.parser_of("fit")
     options = {action.dest: action._typehint for action in fit._actions if hasattr(action, "_typehint")}
     types = {option: _typehints.get_class_types(hint) for option, hint in options.items()}
     found, ambiguous = {}, set()

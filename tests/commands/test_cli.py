@@ -31,6 +31,7 @@ from diffusion_lightning import ScoreModule, UNet, cli
 from diffusion_lightning.commands.usage import UsageError, explain
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.training.checkpoint_file import KEY
+from diffusion_lightning.training.trained import TrainedModel
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICKSTART = str(CONFIGS / "quickstart.yaml")
@@ -439,14 +440,14 @@ def test_sample_uses_the_ema_weights_and_the_checkpoints_sampler(runs, here, tmp
 
 
 def test_samples_that_are_not_finite_are_marked_and_told_of(runs, here, tmp_path, capsys, monkeypatch):
-    original = ScoreModule.sample
+    original = TrainedModel.sample
 
     def sample(*args, **kwargs):
         samples = original(*args, **kwargs)
         samples[1, 0, 0, 0] = torch.nan
         return samples
 
-    monkeypatch.setattr(ScoreModule, "sample", sample)
+    monkeypatch.setattr(TrainedModel, "sample", sample)
     with pytest.warns(UserWarning, match=r"1 of 3 samples are not finite .*; .*a shows each as a tile with a cross"):
         cli.main(["sample", "--ckpt_path", runs.last, "--num", "3", "--output", str(tmp_path / "a"), "--quiet"])
     pictures = [np.asarray(Image.open(tmp_path / "a" / f"{n:06d}.png")) for n in range(3)]
@@ -1034,7 +1035,7 @@ def test_debug_shows_the_traceback(mistaken):
 
 def test_a_mistake_of_ours_keeps_its_traceback(mistaken, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(ScoreModule, "load_from_checkpoint", lambda *_, **__: {}["gone"])
+    monkeypatch.setattr(TrainedModel, "load", lambda *_, **__: {}["gone"])
     line = failure(capsys, "sample", "--ckpt_path", "good.ckpt")
     (log,) = tmp_path.glob("lightning-*.log")
     assert line == f"KeyError: 'gone' (traceback: {log})"

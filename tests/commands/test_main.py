@@ -8,12 +8,21 @@ import sys
 
 import pytest
 
-from diffusion_lightning import __main__ as entry
 from diffusion_lightning.commands import cli
 
 
-@pytest.mark.parametrize(("args", "code"), [([], 2), (["-h"], 0), (["--help"], 0), (["--version"], None)])
-def test_it_answers_without_the_libraries(args, code):
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        ([], 2, "usage: lightning COMMAND"),
+        (["-h"], 0, "usage: lightning COMMAND"),
+        (["--help"], 0, "usage: lightning COMMAND"),
+        (["--version"], None, "diffusion_lightning "),
+        (["smaple"], 1, "lightning: error: 'smaple' is no command (did you mean sample?)"),
+        (["completion", "bash"], None, "# AUTOMATICALLY GENERATED"),
+    ],
+)
+def test_it_answers_without_the_libraries(args, code, said):
     """In a process of its own, which is fast if it loads none."""
     program = (
         f"import sys; sys.argv[1:] = {args!r}\n"
@@ -24,7 +33,7 @@ def test_it_answers_without_the_libraries(args, code):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("diffusion_lightning " if args == ["--version"] else "usage: lightning COMMAND")
+    assert (done.stdout + done.stderr).startswith(said)
 
 
 def test_the_version(capsys):
@@ -59,8 +68,22 @@ def test_ctrl_c_while_libraries_load_is_silent(tmp_path):
 
 def test_afterwards_ctrl_c_is_what_it_was(monkeypatch):
     found = []
-    monkeypatch.setattr(cli, "main", lambda: found.append(signal.getsignal(signal.SIGINT)))
-    monkeypatch.setattr(sys, "argv", ["lightning", "fit"])
+    monkeypatch.setattr(cli, "_load", lambda *_: lambda _: found.append(signal.getsignal(signal.SIGINT)))
     former = signal.getsignal(signal.SIGINT)
-    entry.main()
+    cli.main(["fit"])
     assert found == [former]
+
+
+def test_samples_are_drawn_without_lightning(make_module, make_trainer, make_data, tmp_path):
+    trainer = make_trainer()
+    trainer.fit(make_module(), datamodule=make_data())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    program = (
+        "import sys; from diffusion_lightning.commands.cli import main\n"
+        "main(['sample', '--ckpt_path', 'a.ckpt', '--num', '2', '--sampler', 'Heun', '--sampler.steps', '2'])\n"
+        "heavy = {'lightning', 'torchmetrics', 'torchvision', 'wandb', 'matplotlib', 'scipy', 'rich', 'IPython'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "samples.png").is_file()

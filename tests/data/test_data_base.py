@@ -1,206 +1,14 @@
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import ClassVar
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from torch import nn
+from numbered import Numbered, Recorder, assert_same, fit, numbers, order, trainer
 
-from diffusion_lightning.data import CIFAR10, MNIST, EmbeddedMNIST, Points
-from diffusion_lightning.data.base import BatchLoader, BatchOrder, ImageDataModule, TensorImages, normalize, random_flip
+from diffusion_lightning.data import CIFAR10, MNIST, EmbeddedMNIST, Points, TensorImages
+from diffusion_lightning.data.tensor_images import normalize, random_flip
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some
-
-
-class Numbered(ImageDataModule):
-    """Random images whose label is their number, so that a batch tells which images it holds and whether mirrored."""
-
-    shape = (3, 4, 5)
-    num_classes = 100
-    fid_feature = "inception"
-
-    def __init__(self, flip=False, train=50, held_out=11, **kwargs):
-        super().__init__(**kwargs)
-        self.flip = flip
-        self.sizes = train, held_out
-        generator = torch.Generator().manual_seed(0)
-        self.pixels = torch.randint(0, 256, (train + held_out, *self.shape), dtype=torch.uint8, generator=generator)
-
-    def load_images(self):
-        train, held_out = self.sizes
-        labels = torch.arange(train + held_out)
-        return TensorImages(self.pixels[:train], labels[:train]), TensorImages(self.pixels[train:], labels[train:])
-
-
-class Recorder(pl.LightningModule):
-    """Keeps every batch it is given, by epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.train_batches, self.val_batches, self.predict_batches = {}, {}, []
-
-    def training_step(self, batch, batch_idx):
-        self.train_batches.setdefault(self.current_epoch, []).append([part.clone() for part in batch])
-        return self.weight * 1.0
-
-    def validation_step(self, batch, batch_idx):
-        self.val_batches.setdefault(self.current_epoch, []).append([part.clone() for part in batch])
-
-    def predict_step(self, batch, batch_idx):
-        self.predict_batches.append(batch.clone())
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def trainer(**kwargs):
-    settings = {"max_epochs": 2, "accelerator": "cpu", "logger": False, "enable_progress_bar": False}
-    settings |= {"enable_checkpointing": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    return pl.Trainer(**(settings | kwargs))
-
-
-def fit(data, ckpt_path=None, **kwargs):
-    module = Recorder()
-    trainer(**kwargs).fit(module, datamodule=data, ckpt_path=ckpt_path)
-    return module
-
-
-def numbers(batches):
-    return [labels.tolist() for _, labels in batches]
-
-
-def assert_same(left, right):
-    assert left.keys() == right.keys()
-    for epoch in left:
-        for a, b in zip(left[epoch], right[epoch], strict=True):
-            for x, y in zip(a, b, strict=True):
-                torch.testing.assert_close(x, y, rtol=0, atol=0)
-
-
-def order(size, batch_size, world=1, rank=0, epoch=0, seed=0, training=True):
-    result = BatchOrder(
-        size, batch_size, shuffle=training, drop_last=training, seed=seed, num_replicas=world, rank=rank
-    )
-    result.set_epoch(epoch)
-    return result
-
-
-# --- pixels ---------------------------------------------------------------------------------------------------------
-
-
-def test_normalize_is_exact():
-    levels = torch.arange(256, dtype=torch.uint8)
-    result = normalize(levels)
-    assert result.dtype == torch.float32
-    assert result[0] == -1.0
-    assert result[255] == 1.0
-    torch.testing.assert_close(result.double(), torch.arange(256).double() / 127.5 - 1, rtol=0, atol=1e-7)
-    assert levels[1] == 1, "the input must stay as it was"
-
-
-def test_random_flip_mirrors_half_of_the_images_left_to_right():
-    images = torch.randint(0, 256, (4000, 1, 3, 5), dtype=torch.uint8)
-    flipped = random_flip(images, seed=1)
-    same = (flipped == images).flatten(1).all(1)
-    mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
-    assert (same | mirrored).all()
-    assert abs(mirrored.float().mean() - 0.5) < 0.04  # five standard deviations
-    assert torch.equal(flipped, random_flip(images, seed=1))
-    assert not torch.equal(flipped, random_flip(images, seed=2))
-
-
-def test_random_flip_leaves_the_global_generator_alone():
-    state = torch.get_rng_state()
-    random_flip(torch.zeros(8, 1, 2, 2), seed=0)
-    assert torch.equal(state, torch.get_rng_state())
-
-
-# --- order ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize(("size", "batch_size"), [(60, 10), (61, 10), (50, 7), (9, 4), (5, 128), (3, 1)])
-def test_training_shares_are_disjoint_equal_and_nearly_all(world, size, batch_size):
-    shares = [list(order(size, batch_size, world, rank)) for rank in range(world)]
-    assert len({tuple(map(len, share)) for share in shares}) == 1, "ranks differ in their batches"
-    assert all(len(order(size, batch_size, world, rank)) == len(shares[0]) for rank in range(world))
-    seen = [index for share in shares for batch in share for index in batch]
-    assert len(seen) == len(set(seen))
-    assert set(seen) <= set(range(size))
-    if size // world >= batch_size:
-        assert all(len(batch) == batch_size for batch in shares[0])
-        assert len(shares[0]) == size // world // batch_size
-    else:
-        assert [len(batch) for batch in shares[0]] == [size // world]
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize(("size", "batch_size"), [(60, 10), (61, 10), (10, 3), (2, 128)])
-def test_without_shuffling_every_image_is_taken_exactly_once_in_order(world, size, batch_size):
-    orders = [order(size, batch_size, world, rank, training=False) for rank in range(world)]
-    assert all(len(list(each)) == len(each) for each in orders)
-    assert sorted(index for each in orders for batch in each for index in batch) == list(range(size))
-    assert all(batch == sorted(batch) for each in orders for batch in each)
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_an_order_drawn_once_is_the_same_in_every_epoch_and_over_all_ranks(world):
-    def batches(rank, epoch, seed=5):
-        each = BatchOrder(60, 12 // world, shuffle="once", drop_last=False, seed=seed, num_replicas=world, rank=rank)
-        each.set_epoch(epoch)
-        return list(each)
-
-    shares = [batches(rank, epoch=0) for rank in range(world)]
-    assert shares == [batches(rank, epoch=7) for rank in range(world)]
-    assert shares != [batches(rank, epoch=0, seed=6) for rank in range(world)]
-    # the batches of all ranks together are the order's next 12, whatever the number of ranks
-    whole = draw_some(60, 60, seed=5).tolist()
-    for index, parts in enumerate(zip(*shares, strict=True)):
-        assert sorted(number for part in parts for number in part) == sorted(whole[12 * index : 12 * index + 12])
-
-
-def test_the_order_is_a_function_of_seed_and_epoch_only():
-    first = list(order(1000, 10, epoch=3, seed=5))
-    torch.rand(7)
-    again = order(1000, 10, epoch=0, seed=5)
-    list(again)
-    again.set_epoch(3)
-    assert list(again) == list(again) == first
-    assert list(order(1000, 10, epoch=4, seed=5)) != first
-    assert list(order(1000, 10, epoch=3, seed=6)) != first
-
-
-def test_the_order_is_shuffled():
-    flat = torch.tensor([index for batch in order(10_000, 100) for index in batch], dtype=torch.float64)
-    # The correlation of a random permutation with its position is about N^(-1/2).
-    assert torch.corrcoef(torch.stack((flat, torch.arange(10_000))))[0, 1].abs() < 0.05
-
-
-def test_ranks_together_take_the_batches_that_one_process_would():
-    alone = list(order(64, 16))
-    ranks = [list(order(64, 8, world=2, rank=rank)) for rank in range(2)]
-    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == [sorted(batch) for batch in alone]
-
-
-def test_an_epoch_can_start_in_the_middle():
-    whole = list(order(50, 8, epoch=2))
-    resumed = order(50, 8, epoch=2)
-    resumed.start_batch = 4
-    resumed.set_epoch(2)
-    assert list(resumed) == whole[4:]
-    assert len(resumed) == len(whole)
-    resumed.set_epoch(3)
-    assert list(resumed) == list(order(50, 8, epoch=3))
-
-
-def test_fewer_training_images_than_processes_is_an_error():
-    with pytest.raises(ValueError, match="0 training images cannot feed 1 processes"):
-        order(0, 4)
-    with pytest.raises(ValueError, match="2 training images cannot feed 3 processes"):
-        order(2, 4, world=3)
-
 
 # --- loaders --------------------------------------------------------------------------------------------------------
 
@@ -233,27 +41,6 @@ def test_iterating_leaves_the_global_generator_alone():
     list(data.train_dataloader())
     list(data.val_dataloader())
     assert torch.equal(state, torch.get_rng_state())
-
-
-def test_workers_end_with_a_process_that_an_error_ended():
-    """They leave SIGTERM to the training process; a loader that a traceback still holds must not keep it waiting."""
-    code = (
-        "import builtins\n"
-        "from diffusion_lightning import EmbeddedMNIST\n"
-        "builtins.kept = iter(EmbeddedMNIST(num_workers=1).train_dataloader())\n"
-        "next(builtins.kept)\n"
-        "raise SystemExit(3)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 3
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_loader_reads_nothing_before_its_first_batch(workers):
-    data = Numbered(batch_size=8)
-    batches = order(50, 8)
-    iterator = iter(BatchLoader(data.train_images, batch_size=None, sampler=batches, num_workers=workers))
-    batches.set_epoch(1)
-    assert next(iterator)[1].tolist() == next(iter(order(50, 8, epoch=1)))
 
 
 def test_predict_draws_each_index_once():
@@ -536,3 +323,12 @@ def test_classes_have_their_names():
     assert Points().class_names == ["left", "right"]
     assert Points("heart").class_names is None
     assert Numbered().class_names is None
+
+
+def test_public_names_are_where_they_have_always_been():
+    from diffusion_lightning import data
+    from diffusion_lightning.data import base
+
+    assert base.BatchDataModule is data.BatchDataModule
+    assert base.ImageDataModule is data.ImageDataModule
+    assert base.TensorImages is data.TensorImages

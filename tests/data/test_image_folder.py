@@ -219,7 +219,7 @@ def test_pictures_on_disk_give_what_pictures_in_memory_give(classes, workers):
 
 def test_small_sets_are_held_in_memory_unless_told_otherwise(classes, monkeypatch):
     assert hasattr(ImageFolder(str(classes), image_size=8).train_images, "images")
-    monkeypatch.setattr("diffusion_lightning.data.image_folder.IN_MEMORY_BYTES", 60 * 3 * 8 * 8)
+    monkeypatch.setattr("diffusion_lightning.data.pictures.IN_MEMORY_BYTES", 60 * 3 * 8 * 8)
     assert not hasattr(ImageFolder(str(classes), image_size=8).train_images, "images")
     assert hasattr(ImageFolder(str(classes), image_size=8, channels=1).train_images, "images")
 

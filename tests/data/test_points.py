@@ -7,7 +7,7 @@ from lightning.pytorch import seed_everything
 
 from diffusion_lightning import VPSDE, NoisePrediction, ScoreModule
 from diffusion_lightning.data import Points
-from diffusion_lightning.data.base import BatchOrder
+from diffusion_lightning.data.order import BatchOrder
 from diffusion_lightning.data.points import draw_points, inside_heart, split_normal_log_prob
 from diffusion_lightning.networks import MLP
 from diffusion_lightning.randomness import draw_some

@@ -22,13 +22,13 @@ from diffusion_lightning import (
     VESDE,
     VPSDE,
     CosineVPSDE,
-    Denoiser,
     DiffusersUNet,
     DiscreteVESDE,
     DiscreteVPSDE,
     GaussianMixtureDenoiser,
     KarrasPreconditioning,
     KarrasSDE,
+    NetworkDenoiser,
     NoisePrediction,
     PowerVESDE,
     ProbabilityFlowODE,
@@ -217,7 +217,7 @@ def network_denoiser(classes=None, sde=None, parameterization=None):
     )
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.3)
-    return Denoiser(network, sde or KarrasSDE(), parameterization or KarrasPreconditioning()).eval()
+    return NetworkDenoiser(network, sde or KarrasSDE(), parameterization or KarrasPreconditioning()).eval()
 
 
 def test_a_network_comes_back_from_its_folder(tmp_path):
@@ -296,7 +296,7 @@ TINY = {
 def test_a_diffusers_unet_is_written_as_the_model_that_it_is(tmp_path, prediction, name):
     torch.manual_seed(0)
     network = DiffusersUNet(config=TINY, num_train_timesteps=40)
-    denoiser = Denoiser(network, DiscreteVPSDE(40, 0.002, 0.1), prediction()).eval()
+    denoiser = NetworkDenoiser(network, DiscreteVPSDE(40, 0.002, 0.1), prediction()).eval()
     save_pipeline(denoiser, tmp_path, shape=(1, 8, 8))
     pipeline = DDIMPipeline.from_pretrained(tmp_path)
     pipeline.set_progress_bar_config(disable=True)
@@ -309,9 +309,9 @@ def test_a_diffusers_unet_is_written_as_the_model_that_it_is(tmp_path, predictio
 
 @pytest.mark.parametrize("sde", [DiscreteVPSDE(30), VPSDE()], ids=["another number of steps", "continuous"])
 def test_a_diffusers_unet_of_another_process_is_wrapped(sde):
-    denoiser = Denoiser(DiffusersUNet(config=TINY, num_train_timesteps=40), sde, NoisePrediction())
+    denoiser = NetworkDenoiser(DiffusersUNet(config=TINY, num_train_timesteps=40), sde, NoisePrediction())
     assert isinstance(make_pipeline(denoiser, (1, 8, 8)).unet, DiffusersDenoiser)
-    denoiser = Denoiser(DiffusersUNet(config=TINY), DiscreteVPSDE(), ScorePrediction())
+    denoiser = NetworkDenoiser(DiffusersUNet(config=TINY), DiscreteVPSDE(), ScorePrediction())
     assert isinstance(make_pipeline(denoiser, (1, 8, 8)).unet, DiffusersDenoiser)
 
 

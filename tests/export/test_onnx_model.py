@@ -11,10 +11,10 @@ from diffusion_lightning import (
     MLP,
     VPSDE,
     CosineVPSDE,
-    Denoiser,
     DiscreteVPSDE,
     KarrasPreconditioning,
     KarrasSDE,
+    NetworkDenoiser,
     NoisePrediction,
     RectifiedFlow,
     ScorePrediction,
@@ -34,13 +34,13 @@ def unet(**arguments):
 
 
 MODELS = {
-    "edm with classes": lambda: Denoiser(
+    "edm with classes": lambda: NetworkDenoiser(
         unet(num_classes=3, time_embedding="fourier"), KarrasSDE(), KarrasPreconditioning()
     ),
-    "ddpm": lambda: Denoiser(unet(), DiscreteVPSDE(), NoisePrediction()),
-    "flow of points": lambda: Denoiser(MLP(hidden=(8,)), RectifiedFlow(), VelocityPrediction()),
-    "sub-vp of points": lambda: Denoiser(MLP(hidden=(8,)), SubVPSDE(), ScorePrediction()),
-    "cosine of points": lambda: Denoiser(MLP(hidden=(8,)), CosineVPSDE(), VelocityPrediction()),
+    "ddpm": lambda: NetworkDenoiser(unet(), DiscreteVPSDE(), NoisePrediction()),
+    "flow of points": lambda: NetworkDenoiser(MLP(hidden=(8,)), RectifiedFlow(), VelocityPrediction()),
+    "sub-vp of points": lambda: NetworkDenoiser(MLP(hidden=(8,)), SubVPSDE(), ScorePrediction()),
+    "cosine of points": lambda: NetworkDenoiser(MLP(hidden=(8,)), CosineVPSDE(), VelocityPrediction()),
 }
 
 
@@ -77,7 +77,7 @@ def test_large_weights_lie_beside_the_model(tmp_path, monkeypatch):
 
 
 def test_a_single_file_otherwise(tmp_path):
-    denoiser = Denoiser(MLP(), VPSDE(), NoisePrediction()).eval()
+    denoiser = NetworkDenoiser(MLP(), VPSDE(), NoisePrediction()).eval()
     save_onnx(denoiser, tmp_path, shape=(2,))
     assert [path.name for path in tmp_path.iterdir()] == ["denoiser.onnx"]
 

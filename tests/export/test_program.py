@@ -11,13 +11,13 @@ from diffusion_lightning import (
     VESDE,
     VPSDE,
     CosineVPSDE,
-    Denoiser,
     DiffusersUNet,
     DiscreteVESDE,
     DiscreteVPSDE,
     DoubleConvUNet,
     KarrasPreconditioning,
     KarrasSDE,
+    NetworkDenoiser,
     NoisePrediction,
     PowerVESDE,
     RectifiedFlow,
@@ -76,9 +76,9 @@ def equal_at_other_sizes(program, denoiser, shape):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network(tmp_path, name):
-    denoiser = Denoiser(with_weights(NETWORKS[name]()), KarrasSDE(), KarrasPreconditioning()).eval()
+    denoiser = NetworkDenoiser(with_weights(NETWORKS[name]()), KarrasSDE(), KarrasPreconditioning()).eval()
     if name == "diffusers":
-        denoiser = Denoiser(denoiser.network, DiscreteVPSDE(), NoisePrediction()).eval()
+        denoiser = NetworkDenoiser(denoiser.network, DiscreteVPSDE(), NoisePrediction()).eval()
     shape = (2,) if name == "mlp" else (1, 8, 8)
     save_program(denoiser, tmp_path, shape=shape)
     equal_at_other_sizes(torch.export.load(tmp_path / "denoiser.pt2").module(), denoiser, shape)
@@ -91,7 +91,7 @@ def test_every_network(tmp_path, name):
 )
 def test_every_process_and_parameterization(tmp_path, sde, parameterization):
     """The velocity needs all that a process knows: α, σ and their rates."""
-    denoiser = Denoiser(with_weights(MLP(hidden=(8,))), sde, parameterization).eval()
+    denoiser = NetworkDenoiser(with_weights(MLP(hidden=(8,))), sde, parameterization).eval()
     save_program(denoiser, tmp_path, shape=(2,))
     equal_at_other_sizes(torch.export.load(tmp_path / "denoiser.pt2").module(), denoiser, (2,))
     x, t = example_inputs(denoiser, (2,), 4)
@@ -99,7 +99,7 @@ def test_every_process_and_parameterization(tmp_path, sde, parameterization):
 
 
 def test_labels_are_an_argument(tmp_path):
-    denoiser = Denoiser(with_weights(NETWORKS["unet with classes"]()), VPSDE(), NoisePrediction()).eval()
+    denoiser = NetworkDenoiser(with_weights(NETWORKS["unet with classes"]()), VPSDE(), NoisePrediction()).eval()
     save_program(denoiser, tmp_path, shape=(1, 8, 8))
     program = torch.export.load(tmp_path / "denoiser.pt2").module()
     x, t = torch.randn(4, 1, 8, 8), torch.full((4,), 0.5)
@@ -110,7 +110,7 @@ def test_labels_are_an_argument(tmp_path):
 
 
 def test_torch_alone_can_run_it(tmp_path):
-    denoiser = Denoiser(with_weights(NETWORKS["unet with patches"]()), DiscreteVPSDE(), NoisePrediction()).eval()
+    denoiser = NetworkDenoiser(with_weights(NETWORKS["unet with patches"]()), DiscreteVPSDE(), NoisePrediction()).eval()
     save_program(denoiser, tmp_path, shape=(1, 8, 8))
     x, t = example_inputs(denoiser, (1, 8, 8), 5)
     torch.save((x, t), tmp_path / "inputs.pt")
@@ -128,7 +128,7 @@ sys.exit("diffusion_lightning" in sys.modules)
 
 
 def test_another_function_is_found_out():
-    denoiser = Denoiser(with_weights(MLP(hidden=(8,))), VPSDE(), NoisePrediction()).eval()
+    denoiser = NetworkDenoiser(with_weights(MLP(hidden=(8,))), VPSDE(), NoisePrediction()).eval()
     with torch.no_grad():
         check_function(denoiser.denoise, denoiser, (2,), TOLERANCE)
         with pytest.raises(ValueError, match="the exported program differs from the checkpoint by"):

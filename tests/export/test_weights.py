@@ -12,12 +12,12 @@ from diffusion_lightning import (
     DDIM,
     MLP,
     VPSDE,
-    Denoiser,
     DiffusersUNet,
     DiscreteVPSDE,
     DoubleConvUNet,
     KarrasPreconditioning,
     KarrasSDE,
+    NetworkDenoiser,
     NoisePrediction,
     PowerVESDE,
     PredictorCorrector,
@@ -31,19 +31,21 @@ from diffusion_lightning.export.weights import save_denoiser
 from diffusion_lightning.training.recipe import describe
 
 DENOISERS = {
-    "unet": lambda: Denoiser(
+    "unet": lambda: NetworkDenoiser(
         UNet(channels=(4, 8), num_heads=2, embed_dim=8, num_classes=3, time_embedding="fourier", patch_size=2),
         KarrasSDE(0.01, 50.0),
         KarrasPreconditioning(0.6),
     ),
-    "score net": lambda: Denoiser(ScoreNet(channels=(32, 32), embed_dim=8), PowerVESDE(30.0), ScorePrediction("noise")),
-    "double convolutions": lambda: Denoiser(
+    "score net": lambda: NetworkDenoiser(
+        ScoreNet(channels=(32, 32), embed_dim=8), PowerVESDE(30.0), ScorePrediction("noise")
+    ),
+    "double convolutions": lambda: NetworkDenoiser(
         DoubleConvUNet(in_channels=1, channels=(8, 8), attention_levels=()),
         DiscreteVPSDE(20, schedule="cosine"),
         NoisePrediction(),
     ),
-    "mlp": lambda: Denoiser(MLP(hidden=(8,)), VPSDE(0.2, 15.0), NoisePrediction()),
-    "diffusers": lambda: Denoiser(
+    "mlp": lambda: NetworkDenoiser(MLP(hidden=(8,)), VPSDE(0.2, 15.0), NoisePrediction()),
+    "diffusers": lambda: NetworkDenoiser(
         DiffusersUNet(
             config={
                 "in_channels": 1,
@@ -159,7 +161,7 @@ def test_a_folder_of_something_else_is_named(tmp_path):
         ("model: 3", "is of something else"),
         ("- 3", "is of something else"),
         ("a: [", "is damaged"),
-        ("diffusion_lightning: x", "does not say how to make a Denoiser"),
+        ("diffusion_lightning: x", "does not say how to make a NetworkDenoiser"),
         ("diffusion_lightning: x\ndenoiser: {network: 3}", "cannot be used"),
     ):
         (tmp_path / "config.yaml").write_text(text)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from diffusion_lightning import __version__
 from diffusion_lightning.loggers import environment
 from diffusion_lightning.loggers.environment import code_version, describe_environment
 
@@ -69,7 +70,7 @@ def test_all_that_a_run_was_started_in(repository, monkeypatch):
     assert shlex.split(found["command"]) == command
     assert found["directory"] == str(repository)
     assert found["git"] == {"commit": git(repository, "rev-parse", "HEAD"), "dirty": False}
-    assert found["diffusion_lightning"] == version("diffusion-lightning")
+    assert found["diffusion_lightning"] == __version__
     assert (found["devices"]["type"], found["devices"]["processes"]) == ("cpu", 3)
     assert len(found["devices"]["names"]) == 1
     for name in ("torch", "lightning", "wandb", "numpy"):

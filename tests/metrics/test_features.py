@@ -1,6 +1,8 @@
 """The feature extractors: what they were trained to see, what they must not depend on, and how they fail."""
 
 import math
+import subprocess
+import sys
 from http.client import IncompleteRead
 from importlib.resources import files
 from urllib.error import HTTPError, URLError
@@ -14,10 +16,14 @@ from torch.nn import functional as F
 
 from diffusion_lightning.metrics.features import (
     DIGIT_WEIGHTS,
+    FEATURES,
     DigitFeatures,
+    Feature,
     InceptionFeatures,
+    auto_feature,
+    build_features,
     fingerprint,
-    inception_features,
+    published_feature,
 )
 
 
@@ -260,8 +266,7 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 class TestInceptionFeatures:
     def test_features(self, inception_file: str, digits: tuple[Tensor, Tensor]) -> None:
-        features, gray = inception_features(inception_file), digits[0][:3]
-        assert isinstance(features, InceptionFeatures)
+        features, gray = InceptionFeatures(inception_file), digits[0][:3]
         assert features.num_features == 2048
         features.train()
         assert not any(module.training for module in features.modules())
@@ -299,7 +304,7 @@ class TestInceptionFeatures:
 
     def test_missing_file(self) -> None:
         with pytest.raises(FileNotFoundError) as error:
-            inception_features("no/such/weights.pth")
+            InceptionFeatures("no/such/weights.pth")
         assert "feature_weights" in str(error.value)
         assert "no/such/weights.pth" in str(error.value)
         assert "\n" not in str(error.value)
@@ -320,7 +325,7 @@ class TestInceptionFeatures:
 
         monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", fail)
         with pytest.raises(OSError, match="could not be downloaded") as error:
-            inception_features(None)
+            InceptionFeatures()
         message = str(error.value)
         assert "feature_weights" in message
         assert "weights-inception-2015-12-05-6726825d.pth" in message
@@ -373,3 +378,69 @@ class TestFingerprint:
             Constant(torch.tensor(0.0)),
         ]
         assert len({fingerprint(module) for module in modules}) == len(modules)
+
+
+# ---- the table
+
+
+class Patches(nn.Module):
+    """A feature network of one's own."""
+
+
+def test_features_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, features = build_features("mnist")
+    assert name == "mnist"
+    assert isinstance(features, DigitFeatures)
+    own = Patches()
+    assert build_features(own) == ("patches", own)
+    monkeypatch.setattr(
+        "diffusion_lightning.metrics.features.InceptionFeatures", lambda weights, **more: ("made", weights, more)
+    )
+    assert build_features("inception", "file.pth") == ("inception", ("made", "file.pth", {}))
+    assert build_features("inception_tf1", "f") == ("inception_tf1", ("made", "f", {"antialias": False}))
+
+
+def test_wrong_names() -> None:
+    with pytest.raises(
+        ValueError, match=r"feature='imagenet': must be 'auto', 'inception', 'inception_tf1', 'mnist' or a module"
+    ):
+        build_features("imagenet")
+    with pytest.raises(
+        ValueError, match=r"feature_weights='w\.pth': only 'inception' and 'inception_tf1' take weights"
+    ):
+        build_features("mnist", "w.pth")
+
+
+def test_the_table_says_what_is_so() -> None:
+    assert FEATURES["mnist"].num_features == DigitFeatures.num_features
+    assert FEATURES["inception"].num_features == FEATURES["inception_tf1"].num_features
+    assert FEATURES["inception"].num_features == InceptionFeatures.num_features
+
+
+def test_the_shape_chooses_the_features_and_their_number_those_of_published_statistics() -> None:
+    assert auto_feature((1, 28, 28)) == "mnist"
+    assert auto_feature((3, 28, 28)) == auto_feature((1, 32, 32)) == "inception"
+    assert published_feature(128) == "mnist"
+    assert published_feature(2048) == "inception_tf1"
+    assert published_feature(7) is None
+
+
+def test_a_new_entry_is_chosen_by_name_shape_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Feature(lambda weights: Patches(), 9, suits=(2, 5, 5), is_published=True)
+    monkeypatch.setitem(FEATURES, "patches_of_5", entry)
+    assert isinstance(build_features("patches_of_5")[1], Patches)
+    assert auto_feature((2, 5, 5)) == published_feature(9) == "patches_of_5"
+    with pytest.raises(ValueError, match="must be 'auto', 'inception', 'inception_tf1', 'mnist', 'patches_of_5' or"):
+        build_features("other")
+
+
+def test_names_and_the_metrics_that_they_allow_are_known_without_what_computes_them() -> None:
+    code = """
+import sys
+import diffusion_lightning.metrics.evaluation, diffusion_lightning.metrics.features
+import diffusion_lightning.metrics.neighbours, diffusion_lightning.metrics.reference
+heavy = {"lightning", "torchmetrics", "torch_fidelity", "torchvision", "matplotlib"} & set(sys.modules)
+sys.exit(f"loaded as well: {heavy}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffusion_lightning.metrics.features import DigitFeatures
-from diffusion_lightning.metrics.fid import ReferenceFID, build_features, default_cache
+from diffusion_lightning.home import default_cache
+from diffusion_lightning.metrics.fid import ReferenceFID
 
 
 class Patches(nn.Module):
@@ -152,25 +152,3 @@ def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache() == Path(os.path.expanduser("~")) / ".cache" / "diffusion_lightning"
     assert ReferenceFID(Patches()).cache == default_cache()
-
-
-def test_features_by_name(monkeypatch):
-    name, features = build_features("mnist")
-    assert name == "mnist"
-    assert isinstance(features, DigitFeatures)
-    own = Patches()
-    assert build_features(own) == ("patches", own)
-    monkeypatch.setattr(
-        "diffusion_lightning.metrics.fid.InceptionFeatures", lambda weights, **more: ("made", weights, more)
-    )
-    assert build_features("inception", "file.pth") == ("inception", ("made", "file.pth", {}))
-    assert build_features("inception_tf1", "f") == ("inception_tf1", ("made", "f", {"antialias": False}))
-
-
-def test_wrong_names():
-    with pytest.raises(
-        ValueError, match=r"feature='imagenet': must be 'auto', 'inception', 'inception_tf1', 'mnist' or a module"
-    ):
-        build_features("imagenet")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"feature_weights='w\.pth': only feature='inception' takes weights"):
-        build_features("mnist", "w.pth")

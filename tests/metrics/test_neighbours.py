@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_lightning.data.base import TensorImages
+from diffusion_lightning.data.tensor_images import TensorImages
 from diffusion_lightning.metrics.neighbours import find_neighbours, image_batches, nearest, neighbours_picture
 from diffusion_lightning.randomness import draw_some
 

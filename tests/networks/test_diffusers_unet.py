@@ -12,10 +12,10 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from diffusion_lightning import (
     DDIM,
     DDPM,
-    Denoiser,
     DiscreteVPSDE,
     EmbeddedMNIST,
     Heun,
+    NetworkDenoiser,
     NoisePrediction,
     ScoreModule,
     VelocityPrediction,
@@ -97,7 +97,7 @@ def test_ddim_is_diffusers_own_pipeline_step_for_step(folder, prediction, name, 
     theirs = states_of(pipeline, batch_size=2, eta=eta, num_inference_steps=STEPS, generator=draws)
 
     network = DiffusersUNet(str(folder), num_train_timesteps=STEPS).eval()
-    denoiser = Denoiser(network, DiscreteVPSDE(STEPS, **SCHEDULE), prediction())
+    denoiser = NetworkDenoiser(network, DiscreteVPSDE(STEPS, **SCHEDULE), prediction())
     draws = torch.Generator().manual_seed(3)
     x = torch.randn(2, 1, 8, 8, generator=draws)
     ours = DDIM(STEPS, eta)(denoiser, x.shape, x_T=x, generator=draws, trajectory=True)
@@ -112,7 +112,7 @@ def test_ddpm_is_diffusers_own_pipeline_step_for_step(folder):
     theirs = states_of(pipeline, batch_size=2, num_inference_steps=STEPS, generator=draws)
 
     network = DiffusersUNet(str(folder), num_train_timesteps=STEPS).eval()
-    denoiser = Denoiser(network, DiscreteVPSDE(STEPS, **SCHEDULE), NoisePrediction())
+    denoiser = NetworkDenoiser(network, DiscreteVPSDE(STEPS, **SCHEDULE), NoisePrediction())
     draws = torch.Generator().manual_seed(3)
     x = torch.randn(2, 1, 8, 8, generator=draws)
     ours = DDPM(STEPS)(denoiser, x.shape, x_T=x, generator=draws, trajectory=True)
@@ -120,7 +120,7 @@ def test_ddpm_is_diffusers_own_pipeline_step_for_step(folder):
 
 
 def test_a_sampler_between_the_steps_can_be_used(folder):
-    denoiser = Denoiser(DiffusersUNet(str(folder)).eval(), DiscreteVPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(DiffusersUNet(str(folder)).eval(), DiscreteVPSDE(), NoisePrediction())
     assert Heun(5)(denoiser, (2, 1, 8, 8)).isfinite().all()
 
 

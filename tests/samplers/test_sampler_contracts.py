@@ -16,7 +16,7 @@ import diffusion_lightning.samplers.euler_maruyama
 import diffusion_lightning.samplers.heun
 import diffusion_lightning.samplers.langevin
 import diffusion_lightning.samplers.predictor_corrector
-from diffusion_lightning.denoiser import Denoiser, GaussianMixtureDenoiser
+from diffusion_lightning.denoiser import GaussianMixtureDenoiser, NetworkDenoiser
 from diffusion_lightning.parameterization import NoisePrediction
 from diffusion_lightning.samplers import (
     DDIM,
@@ -118,7 +118,7 @@ class Draws:
 @every_sampler
 def test_evaluations_are_counted(kind: str) -> None:
     sampler, network = build(kind), Network()
-    denoiser = Denoiser(network, VPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(network, VPSDE(), NoisePrediction())
     assert sampler.nfe == 0
     sampler(denoiser, SHAPE, generator=generator())
     expected = SAMPLERS[kind][1]
@@ -154,7 +154,7 @@ def test_times_are_one_per_example_within_the_process_and_falling(kind: str, nam
 @every_sampler
 def test_a_trajectory_runs_from_the_start_to_the_result(kind: str, shape: tuple[int, ...]) -> None:
     sampler = build(kind)
-    denoiser = Denoiser(Flat(), VPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(Flat(), VPSDE(), NoisePrediction())
     frames = sampler(denoiser, shape, generator=generator(2), trajectory=True)
     steps = sampler.num_steps(VPSDE()) if isinstance(sampler, StepSampler) else getattr(sampler, "steps")  # noqa: B009
     assert frames.shape == (steps + 1, *shape)
@@ -171,7 +171,7 @@ def test_a_trajectory_runs_from_the_start_to_the_result(kind: str, shape: tuple[
 
 @every_sampler
 def test_a_part_of_a_trajectory_is_of_the_same_states(kind: str) -> None:
-    denoiser = Denoiser(Network(), VPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(Network(), VPSDE(), NoisePrediction())
     sampler = build(kind)
     whole = sampler(denoiser, SHAPE, generator=generator(2), trajectory=True)
     for frames in (2, 3, len(whole), 100):
@@ -206,7 +206,7 @@ def test_no_more_states_are_held_than_are_asked_for() -> None:
                 most = max(most, sum(state() is not None for state in held))
                 yield state
 
-    denoiser = Denoiser(Flat(), VPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(Flat(), VPSDE(), NoisePrediction())
     part = Watched(100)(denoiser, SHAPE, generator=generator(), trajectory=4)
     assert len(held) == 100
     assert most <= 3  # the one before it, and what the caller has not let go of yet
@@ -216,7 +216,7 @@ def test_no_more_states_are_held_than_are_asked_for() -> None:
 
 @pytest.mark.parametrize("frames", [0, 1, -3, 2.5])
 def test_a_trajectory_of_less_than_two_states_is_refused(frames: Any) -> None:
-    denoiser = Denoiser(Flat(), VPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(Flat(), VPSDE(), NoisePrediction())
     with pytest.raises(ValueError, match=rf"trajectory={frames}: must be at least 2"):
         EulerMaruyama(3)(denoiser, SHAPE, trajectory=frames)
 
@@ -278,7 +278,7 @@ def test_no_graph_is_kept(kind: str) -> None:
 @every_sampler
 def test_conditions_reach_every_evaluation(kind: str) -> None:
     sampler, network = build(kind), Network()
-    denoiser = Denoiser(network, VPSDE(), NoisePrediction())
+    denoiser = NetworkDenoiser(network, VPSDE(), NoisePrediction())
     labels = torch.tensor([0, 1, 2, 3, 4])
     zeros = sampler(denoiser, SHAPE, generator=generator(), labels=torch.zeros(5))
     network.calls.clear()
@@ -657,7 +657,7 @@ def test_a_network_that_fails_is_told_by_the_adaptive_solver() -> None:
             return torch.full_like(x, math.nan)
 
     with pytest.raises(FloatingPointError, match=r"dopri5 could not reach rtol=1e-05"):
-        ProbabilityFlowODE()(Denoiser(Fails(), VPSDE(), NoisePrediction()), SHAPE, generator=generator())
+        ProbabilityFlowODE()(NetworkDenoiser(Fails(), VPSDE(), NoisePrediction()), SHAPE, generator=generator())
 
 
 def test_samples_are_where_the_prior_puts_them() -> None:

@@ -95,7 +95,7 @@ class OfLambda(Denoiser):
     """D(x, t) = c(λ)·(1, 1), a given function of λ = −ln σ̃ alone: the ODE is linear with a known right-hand side."""
 
     def __init__(self, sde: SDE, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(None, sde, None)
+        super().__init__(sde)
         self.function = function
 
     def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:

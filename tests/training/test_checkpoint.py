@@ -161,7 +161,7 @@ def test_hyperparameters_that_would_run_a_program(good, tmp_path):
 VERSIONS = Path(__file__).parents[1] / "data" / "checkpoints"
 
 
-@pytest.mark.parametrize("version", ["0.1.0", "0.2.0"])
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0_release", "0.2.0"])
 def test_a_version_is_still_read(version):
     module = ScoreModule.load_from_checkpoint(VERSIONS / f"version_{version}.ckpt")
     assert module.ema.num_updates == 6
@@ -169,9 +169,10 @@ def test_a_version_is_still_read(version):
     assert module.sample(num=2).shape == (2, 1, 28, 28)
 
 
-def test_the_present_version_goes_on_without_a_word(make_module, make_trainer, make_data, recwarn):
+@pytest.mark.parametrize("version", ["0.2.0_release", "0.2.0"])
+def test_the_present_version_goes_on_without_a_word(make_module, make_trainer, make_data, recwarn, version):
     trainer = make_trainer(max_epochs=3, limit_val_batches=1)
-    trainer.fit(make_module(), datamodule=make_data(), ckpt_path=VERSIONS / "version_0.2.0.ckpt")
+    trainer.fit(make_module(), datamodule=make_data(), ckpt_path=VERSIONS / f"version_{version}.ckpt")
     assert (trainer.global_step, trainer.current_epoch) == (9, 3)
     assert not [w for w in recwarn if "version" in str(w.message) or "resum" in str(w.message)]
 

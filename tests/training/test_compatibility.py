@@ -7,7 +7,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from diffusion_lightning import MLP, DiffusersUNet, DoubleConvUNet, Points, ScoreNet, UNet
-from diffusion_lightning.data.base import BatchDataModule, TensorImages
+from diffusion_lightning.data.base import BatchDataModule
+from diffusion_lightning.data.tensor_images import TensorImages
 from diffusion_lightning.training.compatibility import check_batch, check_compatible, check_set
 
 

@@ -1,6 +1,5 @@
 import copy
 from functools import partial
-from importlib.metadata import version
 from operator import attrgetter
 from typing import Any
 
@@ -38,8 +37,9 @@ from diffusion_lightning import (
     SubVPSDE,
     UNet,
     UniformTimes,
+    __version__,
 )
-from diffusion_lightning.data.base import TensorImages
+from diffusion_lightning.data.tensor_images import TensorImages
 from diffusion_lightning.training.checkpoint_file import KEY
 
 TINY: dict[str, Any] = {
@@ -465,7 +465,7 @@ def test_what_a_checkpoint_holds(make_module, fit, tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     ours = checkpoint[KEY]
-    assert (ours["version"], ours["run_ids"]) == (version("diffusion-lightning"), {})
+    assert (ours["version"], ours["run_ids"]) == (__version__, {})
     assert ours["skipped_steps"] == ours["skipped_in_a_row"] == 0
     assert ours["position"] == {"epoch": 1, "batch": 0, "batches": 3, "examples": 8, "world_size": 1}
     assert ours["metrics"] == {name: value.item() for name, value in trainer.callback_metrics.items()}

@@ -8,7 +8,8 @@ import torch
 import yaml
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 
-from diffusion_lightning import AutoPrecision, Trainer, UNet, WholeCheckpointIO, cli, precision
+from diffusion_lightning import AutoPrecision, Trainer, UNet, WholeCheckpointIO, cli
+from diffusion_lightning.training import bf16
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -57,7 +58,7 @@ def test_all_else_is_lightnings():
 
 @pytest.mark.parametrize(("has_units", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_bf16_where_there_are_units(make_module, make_data, monkeypatch, caplog, has_units, dtype):
-    monkeypatch.setattr(precision, "has_bf16_units", lambda kind: has_units)
+    monkeypatch.setattr(bf16, "has_bf16_units", lambda kind: has_units)
     module, seen = make_module(), set()
     module.network.conv_in.register_forward_hook(
         lambda layer, args, output: None if output.is_meta else seen.add(output.dtype)
@@ -127,7 +128,7 @@ def test_sample_draws_at_the_precision_asked_for(fit, monkeypatch, asked, has_un
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(UNet, "forward", watched)
-    monkeypatch.setattr(precision, "has_bf16_units", lambda kind: bool(has_units))
+    monkeypatch.setattr(bf16, "has_bf16_units", lambda kind: bool(has_units))
     checkpoint = "runs/quickstart/version_0/checkpoints/last.ckpt"
     cli.main(["sample", "--ckpt_path", checkpoint, "--num", "2", "--quiet", "--device", "cpu", "--precision", asked])
     assert seen == {(bool(uses_bf16), torch.bfloat16)}
@@ -150,3 +151,16 @@ def test_help_shows_it(capsys):
         cli.main(["fit", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert '--trainer.precision PRECISION ``"auto"``, bf16-mixed where the device' in said
+
+
+def test_where_torch_cannot_tell_of_bf16_units_it_is_float32_and_a_line_says_so(monkeypatch):
+    """As under torch 2.6."""
+    told = []
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(bf16, "inform", told.append)
+    bf16._say_unknown.cache_clear()
+    assert not bf16.has_bf16_units("cpu")
+    assert not bf16.has_bf16_units("cpu")
+    bf16._say_unknown.cache_clear()
+    assert len(told) == 1
+    assert "cannot tell whether this CPU has bf16 units" in told[0]
