@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from diffusion_lightning.training.bf16 import has_bf16_units
+
 RESULTS = Path(__file__).parent / "results"
 
 PACKAGES = ("torch", "lightning", "diffusers", "denoising-diffusion-pytorch", "azula", "diffusion-lightning")
@@ -21,8 +23,7 @@ def machine() -> str:
     if torch.cuda.is_available():
         hardware = torch.cuda.get_device_name()
     else:
-        flags = torch.cpu.get_capabilities()
-        bf16 = "with" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "without"
+        bf16 = "with" if has_bf16_units("cpu") else "without"
         hardware = f"{os.cpu_count()} CPU cores ({_cpu()}, {bf16} bf16 units), {torch.get_num_threads()} threads"
     return f"{hardware}; {platform.system()}, Python {platform.python_version()}; {', '.join(_versions())}"
 

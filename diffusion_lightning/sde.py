@@ -175,10 +175,10 @@ class SDE(ABC):
     def check_times(self, t: Tensor, batch: int) -> None:
         """Raise a ValueError unless ``t`` is ``(batch,)`` and, where looking costs no waiting, in [t_min, T].
 
-        An exported program cannot look at values, and does not.
+        A compiled or exported program cannot look at values, and does not.
         """
         _require(t.shape == (batch,), f"t has shape {tuple(t.shape)}: must be ({batch},), a time for each example")
-        if t.device.type == "cpu" and not torch.compiler.is_exporting():
+        if t.device.type == "cpu" and not torch.compiler.is_compiling():
             low, high = t.aminmax()
             # a relative margin for rounding; written so that NaN fails
             within = bool(low >= self.t_min * (1 - 1e-5)) and bool(high <= self.T * (1 + 1e-5))

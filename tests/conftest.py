@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import preloaded
 import pytest
 import torch
 
@@ -17,6 +18,18 @@ if TYPE_CHECKING:  # the mathematics is tested without waiting for Lightning to 
 def pytest_configure() -> None:
     # small tensors: more threads only wait for each other, above all when tests run in parallel
     torch.set_num_threads(1)
+    preloaded.install()
+
+
+LONG = ("reliability", "test_notebooks.py", "test_configs.py", "test_cli.py", "test_position.py")
+"""Folders and files that take longest: they come first, so that no process is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return min((LONG.index(part) for part in item.path.parts if part in LONG), default=len(LONG))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

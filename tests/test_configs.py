@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import records
 import torch
 import yaml
 from torchvision.io import write_png
@@ -171,7 +172,7 @@ def test_the_hours_schedule_is_as_long_as_its_epochs(capsys, devices, batch_size
     config = resolved(capsys, CONFIGS / "cifar10.yaml")
     assert config["trainer"]["max_epochs"] * (50_000 // (batch_size * devices)) == steps
     module = build(ScoreModule, config["model"])
-    optimizer = module.optimizer(module.parameters())
+    optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])  # its schedule alone matters
     assert module.lr_scheduler is not None
     scheduler = make_scheduler(module.lr_scheduler, optimizer, steps)
     rates = []
@@ -212,6 +213,22 @@ def test_a_cifar10_recipe_takes_its_steps_and_goes_on(tmp_path, monkeypatch, nam
     checkpoint = load_checkpoint(tmp_path / "runs" / name / "version_0" / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] == 3
     assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.stem)
+def test_thirty_steps_are_those_on_record(tmp_path, monkeypatch, recipe):
+    """A recipe that gets worse is seen here; one that changes on purpose is written anew: tests/records.py."""
+    monkeypatch.chdir(tmp_path)
+    kept = json.loads((records.FOLDER / f"{recipe.stem}.json").read_text())
+    found = records.train(recipe.stem)
+    assert found.keys() == kept.keys()
+    assert (len(found["train/loss_step"]), len(found["val/loss"])) == (30, 2)
+    for name, figures in kept.items():
+        assert found[name] == pytest.approx(figures, rel=0.02), name
+
+
+def test_there_is_a_record_of_each_config_and_no_other():
+    assert {path.stem for path in records.FOLDER.glob("*.json")} == {path.stem for path in RECIPES}
 
 
 OF_EXTRAS = {"TensorBoardLogger": ("tensorboard", "tensorboardX"), "DiffusersUNet": ("diffusers",)}

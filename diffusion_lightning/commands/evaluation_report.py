@@ -18,6 +18,14 @@ from diffusion_lightning.images import write_png
 from diffusion_lightning.metrics.cost_curve import cost_picture
 from diffusion_lightning.tables import output_console
 
+LONGEST_NAME = 150
+"""Of a folder; most systems allow 255 bytes."""
+
+
+def folder_name(*parts: str) -> str:
+    """A folder's name of all that decides the values, so that other settings have another one."""
+    return re.sub(r"[^\w=.]+", "-", "_".join(filter(None, parts))).replace("-_", "_").strip("-")[:LONGEST_NAME]
+
 
 def new_folder(parent: Path, name: str) -> Path:
     """A folder made now; numbered if there are earlier ones of that name."""

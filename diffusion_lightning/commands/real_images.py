@@ -1,13 +1,13 @@
 """Where the real images are that samples are compared with: a data module, the checkpoint's run, or a folder."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import yaml
 from lightning.pytorch import LightningDataModule
 
+import diffusion_lightning.data  # noqa: F401 — so that its classes are known by their short names
+from diffusion_lightning.commands.comparison import RealImages
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.data.base import ImageDataModule
@@ -15,23 +15,9 @@ from diffusion_lightning.data.pictures import PictureFiles, find_pictures, fits_
 from diffusion_lightning.data.tensor_images import ImageSet
 
 
-@dataclass
-class RealImages:
-    """The real images, and what results and caches call them.
-
-    Attributes:
-        name: in results.
-        images: as a data module holds them.
-        data_id: makes a name for exactly these images, by which what is computed of them is kept.
-    """
-
-    name: str
-    images: ImageSet
-    data_id: Callable[[], str]
-
-    @property
-    def count(self) -> int:
-        return len(self.images)  # type: ignore[arg-type]
+def add_data_option(parser: OneLineParser, help: str) -> None:
+    """Add ``--data``, any data module; those of this package by their short names."""
+    parser.add_argument("--data", type=LightningDataModule | None, default=None, help=help)
 
 
 def data_of_run(run: Path | None) -> LightningDataModule:

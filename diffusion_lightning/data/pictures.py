@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_only
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,6 +19,7 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 from tqdm import tqdm
 
 from diffusion_lightning.data.tensor_images import TensorImages
+from diffusion_lightning.messages import is_first_process
 from diffusion_lightning.progress import progress_bar
 
 T = TypeVar("T")
@@ -203,8 +203,8 @@ class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
             return _reason(error)
 
     def _bar(self, what: str, progress: bool) -> tqdm:
-        quiet = not progress or getattr(rank_zero_only, "rank", 0) != 0  # Lightning sets it, where there are several
-        return progress_bar(total=len(self), desc=what, unit="picture", disable=quiet)
+        shown = progress and is_first_process()
+        return progress_bar(total=len(self), desc=what, unit="picture", disable=not shown)
 
 
 def _all_read(paths: Sequence[Path], outcomes: Iterable[T | str]) -> list[T]:

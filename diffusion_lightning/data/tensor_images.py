@@ -5,7 +5,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2.functional import resize
 
 ImageSet: TypeAlias = Dataset[tuple[Tensor, Tensor]]
 """A sized map-style dataset: `dataset[indices]` is `(uint8 (B, C, H, W), int64 (B,))`."""
@@ -39,6 +38,8 @@ class TensorImages(Dataset[tuple[Tensor, Tensor]]):
         index = torch.as_tensor(indices).to(self.images.device, non_blocking=self.images.is_cuda)
         images = self.images.index_select(0, index)
         if self.resizes:
+            from torchvision.transforms.v2.functional import resize  # here, for images of their own size do without it
+
             # batch by batch: whole sets of larger images would fill the memory
             images = resize(images, [self.image_size, self.image_size], antialias=True)
         return images, self.labels.index_select(0, index)

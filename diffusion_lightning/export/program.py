@@ -15,6 +15,9 @@ FILE = "denoiser.pt2"
 
 TOLERANCE = 1e-5
 
+MOST = 2**31 - 1
+"""Examples in a batch; before torch 2.7 it must be said that there is an end."""
+
 BATCHES = (1, 3, 8)
 """Sizes at which a program is compared with its denoiser; none is the one that it was traced with."""
 
@@ -61,7 +64,8 @@ def export_program(denoiser: Denoiser, shape: Sequence[int]) -> ExportedProgram:
     with torch.no_grad():
         function(*inputs)  # so that tables are there which are made at the first use, and not as part of the program
         # from 64 examples on, diffusers' U-Net takes another way through its code
-        batch = Dim("batch", max=63) if isinstance(getattr(denoiser, "network", None), DiffusersUNet) else Dim("batch")
+        is_of_diffusers = isinstance(getattr(denoiser, "network", None), DiffusersUNet)
+        batch = Dim("batch", max=63 if is_of_diffusers else MOST)
         return export(function, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False)
 
 

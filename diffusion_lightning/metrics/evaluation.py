@@ -15,17 +15,13 @@ Values depend on the features and on the number of images, so both belong in the
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.image.inception import InceptionScore
-from torchmetrics.image.kid import KernelInceptionDistance
 
-from diffusion_lightning.metrics.fid import ReferenceFID
 from diffusion_lightning.metrics.reference import Moments, Reference
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.randomness import draw_some
@@ -133,6 +129,8 @@ def evaluate(
 
 def frechet_distance(features: Tensor, moments: Moments) -> float:
     """FID of features ``(N, F)`` against a mean and a covariance, in float64."""
+    from diffusion_lightning.metrics.fid import ReferenceFID  # here, as those below, for torchmetrics takes seconds
+
     fid = ReferenceFID(_Identity(features.shape[1]))
     fid.set_moments(moments.mean, moments.covariance)
     fid.update(features.double())
@@ -154,6 +152,8 @@ def kernel_distance(
     Returns:
         Mean and standard deviation over the subsets.
     """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     metric = _quietly(KernelInceptionDistance, _Identity(features.shape[1]), subsets=subsets, subset_size=subset_size)
     metric.update(real.double(), real=True)  # in float32 the kernel's rounding would be as large as a small distance
     metric.update(features.double(), real=False)
@@ -163,6 +163,8 @@ def kernel_distance(
 
 def inception_score(logits: Tensor, splits: int = IS_SPLITS, seed: int = 0) -> tuple[float, float]:
     """Inception Score of logits ``(N, K)``: mean over the splits, and standard deviation, NaN for a single one."""
+    from torchmetrics.image.inception import InceptionScore
+
     metric = _quietly(InceptionScore, _Identity(logits.shape[1]), splits=splits)
     metric.update(logits.double())
     mean, std = _seeded(metric, seed)
@@ -203,11 +205,11 @@ def _some(features: Tensor, size: int, seed: int) -> Tensor:
     return features[draw_some(size, len(features), seed)]
 
 
-def _quietly(metric: type[Metric], network: nn.Module, **settings: Any) -> Any:
+def _quietly(metric: Callable[..., Any], network: nn.Module, **settings: Any) -> Any:
     """A torchmetrics metric, without its warning that it keeps all features."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return metric(feature=network, **settings)  # type: ignore[call-arg]
+        return metric(feature=network, **settings)
 
 
 def _seeded(metric: Any, seed: int) -> tuple[Tensor, Tensor]:

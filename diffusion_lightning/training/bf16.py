@@ -1,6 +1,9 @@
 """bf16 where a machine multiplies it in hardware."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -16,7 +19,7 @@ def has_bf16_units(kind: str) -> bool:
     if kind == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     if kind == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        capabilities = _cpu_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
 
@@ -32,3 +35,20 @@ def bf16_if_units(kind: str, tell: bool = False) -> AbstractContextManager:
     if tell:
         inform(f"precision: {'bf16-mixed' if use_bf16 else '32-true'} on {kind}")
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=use_bf16)
+
+
+def _cpu_capabilities() -> Mapping[str, Any]:
+    """What this machine's processor can do, as far as torch tells."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        _say_unknown()
+        return {}
+    return torch.cpu.get_capabilities()
+
+
+@cache
+def _say_unknown() -> None:
+    """Once in a process."""
+    inform(
+        f"precision: torch {torch.__version__} cannot tell whether this CPU has bf16 units, a newer one can; "
+        "if it has, --trainer.precision bf16-mixed"
+    )

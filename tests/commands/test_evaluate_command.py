@@ -29,11 +29,12 @@ from diffusion_lightning import (
     cli,
     evaluate,
 )
-from diffusion_lightning.commands.evaluate import _label
+from diffusion_lightning.commands.sweep import label as label_of
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.metrics.features import DigitFeatures
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some
 from diffusion_lightning.training.checkpoint_file import KEY
+from diffusion_lightning.training.trained import DrawsSamples
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +156,13 @@ def test_everything_about_a_checkpoint_of_a_run(here, capsys):
 def drawn(monkeypatch) -> list[int]:
     """The classes that samples are drawn of, in order."""
     classes: list[int] = []
-    original = ScoreModule.sample
+    original = DrawsSamples.sample
 
     def sample(self, sampler, num, labels, *args, **kwargs):
         classes.extend(labels.tolist())
         return original(self, sampler, num, labels, *args, **kwargs)
 
-    monkeypatch.setattr(ScoreModule, "sample", sample)
+    monkeypatch.setattr(DrawsSamples, "sample", sample)
     return classes
 
 
@@ -206,14 +207,14 @@ def test_a_checkpoint_that_does_not_know_its_classes_shares_says_so(here, capsys
 
 
 def test_nothing_is_measured_of_samples_that_are_not_finite(here, capsys, monkeypatch):
-    original = ScoreModule.sample
+    original = DrawsSamples.sample
 
     def sample(*args, **kwargs):
         samples = original(*args, **kwargs)
         samples[0] = torch.inf
         return samples
 
-    monkeypatch.setattr(ScoreModule, "sample", sample)
+    monkeypatch.setattr(DrawsSamples, "sample", sample)
     with pytest.warns(UserWarning, match=r"3 of 12 samples are not finite .*; the values of Heun\(steps=2\) are nan"):
         done = results(capsys, "--num", "12", "--batch_size", "5")
     assert done.found["not_finite"] == 3
@@ -284,14 +285,14 @@ def test_samplers_are_compared_with_their_own_steps(here, capsys):
 def test_what_was_found_before_an_interruption_is_kept(here, capsys, monkeypatch):
     from diffusion_lightning.commands import evaluate
 
-    original = evaluate._judge
+    original = evaluate.judge
 
-    def judge(subject, sampler, reference):
+    def judge(subject, sampler, *compared_with):
         if sampler.steps == 3:
             raise KeyboardInterrupt
-        return original(subject, sampler, reference)
+        return original(subject, sampler, *compared_with)
 
-    monkeypatch.setattr(evaluate, "_judge", judge)
+    monkeypatch.setattr(evaluate, "judge", judge)
     common = ["evaluate", *LAST, "--num", "3", "--metrics", "[is]"]
     with pytest.raises(SystemExit):
         cli.main([*common, "--sweep.steps", "[2, 3]"])
@@ -352,14 +353,14 @@ def test_progress_unless_told_not_to(here, capsys, monkeypatch, tmp_path):
 
 
 def test_samples_that_are_not_finite_are_told_of(here, capsys, monkeypatch):
-    original = ScoreModule.sample
+    original = DrawsSamples.sample
 
     def sample(self, *args, **kwargs):
         x = original(self, *args, **kwargs)
         x[1, 0, 3, 3] = torch.nan
         return x
 
-    monkeypatch.setattr(ScoreModule, "sample", sample)
+    monkeypatch.setattr(DrawsSamples, "sample", sample)
     done = results(capsys, "--num", "4", "--metrics", "[is]")
     assert done.found["not_finite"] == 1
     assert "samples not finite" in done.out
@@ -386,7 +387,7 @@ def test_a_terminal_gets_a_framed_table(here, capsys, monkeypatch):
     ],
 )
 def test_what_a_sampler_is_called(sampler, label):
-    assert _label(sampler) == label
+    assert label_of(sampler) == label
 
 
 # ---- mistakes
@@ -499,7 +500,7 @@ def test_a_mistake_is_one_clear_line_before_any_work(wrong, capsys, monkeypatch,
     def sample(*_, **__):
         raise AssertionError("drawing has begun")
 
-    monkeypatch.setattr(ScoreModule, "sample", sample)
+    monkeypatch.setattr(DrawsSamples, "sample", sample)
     monkeypatch.chdir(wrong)
     options, message = MISTAKES[mistake]
     before = {path: path.stat().st_mtime_ns for path in wrong.rglob("*") if path.is_file()}

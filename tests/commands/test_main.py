@@ -56,7 +56,7 @@ def test_ctrl_c_while_libraries_load_is_silent(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "PRELOADED": "0"},
     )
     assert process.stdout is not None
     process.stdout.readline()

@@ -1,6 +1,8 @@
 """The feature extractors: what they were trained to see, what they must not depend on, and how they fail."""
 
 import math
+import subprocess
+import sys
 from http.client import IncompleteRead
 from importlib.resources import files
 from urllib.error import HTTPError, URLError
@@ -430,3 +432,15 @@ def test_a_new_entry_is_chosen_by_name_shape_and_number(monkeypatch: pytest.Monk
     assert auto_feature((2, 5, 5)) == published_feature(9) == "patches_of_5"
     with pytest.raises(ValueError, match="must be 'auto', 'inception', 'inception_tf1', 'mnist', 'patches_of_5' or"):
         build_features("other")
+
+
+def test_names_and_the_metrics_that_they_allow_are_known_without_what_computes_them() -> None:
+    code = """
+import sys
+import diffusion_lightning.metrics.evaluation, diffusion_lightning.metrics.features
+import diffusion_lightning.metrics.neighbours, diffusion_lightning.metrics.reference
+heavy = {"lightning", "torchmetrics", "torch_fidelity", "torchvision", "matplotlib"} & set(sys.modules)
+sys.exit(f"loaded as well: {heavy}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -153,7 +153,8 @@ def test_a_run_compiles_a_few_times_and_then_no_more(make_module, make_trainer, 
     module = make_module(compile=True)
     trainer = make_trainer(max_epochs=5, callbacks=[Sampling(), Count()])
     trainer.fit(module, datamodule=make_data(batch_size=6))
-    assert 0 < counts[-1] <= torch._dynamo.config.recompile_limit
+    # of another name before torch 2.7
+    assert 0 < counts[-1] <= getattr(torch._dynamo.config, "recompile_limit", 8)
     assert counts[2:] == [counts[2]] * 3
     # the compiled code follows the weights, which the EMA changes in place
     with torch.no_grad():

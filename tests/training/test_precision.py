@@ -151,3 +151,16 @@ def test_help_shows_it(capsys):
         cli.main(["fit", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert '--trainer.precision PRECISION ``"auto"``, bf16-mixed where the device' in said
+
+
+def test_where_torch_cannot_tell_of_bf16_units_it_is_float32_and_a_line_says_so(monkeypatch):
+    """As under torch 2.6."""
+    told = []
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(bf16, "inform", told.append)
+    bf16._say_unknown.cache_clear()
+    assert not bf16.has_bf16_units("cpu")
+    assert not bf16.has_bf16_units("cpu")
+    bf16._say_unknown.cache_clear()
+    assert len(told) == 1
+    assert "cannot tell whether this CPU has bf16 units" in told[0]

@@ -1,0 +1,208 @@
+"""A model's samples judged: drawn by one sampler after another from the same starts, measured, and looked at."""
+
+import math
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diffusion_lightning.commands.comparison import Comparison
+from diffusion_lightning.commands.drawing import Precision, drawing_context
+from diffusion_lightning.commands.sweep import label
+from diffusion_lightning.data.tensor_images import ImageSet
+from diffusion_lightning.images import to_uint8, write_png
+from diffusion_lightning.likelihood import bits_per_dim
+from diffusion_lightning.metrics.evaluation import evaluate, metric_name
+from diffusion_lightning.metrics.neighbours import PROBES, find_neighbours, neighbours_picture
+from diffusion_lightning.metrics.reference import Reference
+from diffusion_lightning.progress import progress_bar
+from diffusion_lightning.randomness import Stream, derive_seed, draw_some
+from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.bf16 import has_bf16_units
+from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
+from diffusion_lightning.training.trained import TrainedModel
+from diffusion_lightning.version import __version__, installed_version
+
+NEAREST = 5
+"""Real images beside each sample in the picture of neighbours."""
+
+
+@dataclass
+class Subject:
+    """What is judged: a model, and how its samples are drawn.
+
+    Attributes:
+        model: draws the samples.
+        origin: what results say of where the model is from, such as its checkpoint and its step.
+        num: how many samples, at least 2.
+        batch_size: how many are drawn at once.
+        seed: decides the samples, and the metrics' subsets.
+        labels: the samples' classes ``(num,)``, None for a network without classes.
+        classes: how they were chosen, in words.
+        precision: of the network.
+        progress: show bars.
+    """
+
+    model: TrainedModel
+    origin: dict[str, Any]
+    num: int
+    batch_size: int
+    seed: int
+    labels: Tensor | None
+    classes: str
+    precision: Precision = "auto"
+    progress: bool = False
+    _has_told_precision: bool = field(default=False, init=False)
+
+    @property
+    def format(self) -> Literal["bf16-mixed", "32-true"]:
+        """Of the network's numbers, as Lightning calls it."""
+        return "bf16-mixed" if self.precision == "auto" and has_bf16_units(self.model.device.type) else "32-true"
+
+    def samples(self, sampler: Sampler) -> Iterator[Tensor]:
+        """Batches of samples in [-1, 1]; every sampler has the same starts and classes."""
+        generator = torch.Generator(self.model.device)
+        bar = progress_bar(total=self.num, desc=label(sampler), unit="image", disable=not self.progress)
+        with bar:
+            for index, first in enumerate(range(0, self.num, self.batch_size)):
+                size = min(self.batch_size, self.num - first)
+                labels = None if self.labels is None else self.labels[first : first + size]
+                # anew for each batch, whose start is the first draw: what a sampler draws later moves no other start
+                generator.manual_seed(derive_seed(self.seed, index, Stream.EVALUATION))
+                with drawing_context(self.precision, self.model.device, tell=not self._has_told_precision):
+                    self._has_told_precision = True
+                    samples = self.model.sample(
+                        sampler, size, labels, generator, batch_size=size, progress=self.progress
+                    )
+                yield samples  # outside of the context: what is done with them is done in float32
+                bar.update(size)
+
+
+@dataclass
+class Drawn:
+    """Samples of one sampler as 8-bit images and as features, on the CPU."""
+
+    images: list[Tensor] = field(default_factory=list)
+    features: list[Tensor] = field(default_factory=list)
+    broken: int = 0
+    """Samples with values that are not finite."""
+
+
+def judge(
+    subject: Subject, sampler: Sampler, comparison: Comparison, reference: Reference | None
+) -> tuple[dict[str, Any], Drawn]:
+    """The results of one sampler, as they are written down; and its samples.
+
+    Args:
+        subject: draws the samples.
+        sampler: by which.
+        comparison: in which features, and by which metrics.
+        reference: the real side; not needed for the Inception Score.
+    """
+    start, network = time.perf_counter(), comparison.network
+    drawn = Drawn()
+    for samples in subject.samples(sampler):
+        drawn.broken += count_broken(samples)
+        images = to_uint8(samples)
+        drawn.features.append(network(images).cpu())
+        drawn.images.append(images.cpu())
+    features = torch.cat(drawn.features)
+    logits = network.logits(features.to(subject.model.device)).cpu() if "is" in comparison.metrics else None
+    scores = evaluate(
+        features, reference, comparison.metrics, logits=logits, seed=subject.seed, progress=subject.progress
+    )
+    if drawn.broken:
+        warn_of_broken(drawn.broken, subject.num, f"the values of {label(sampler)} are nan")
+        scores.values = dict.fromkeys(scores.values, math.nan)
+    entry = {
+        **subject.origin,
+        "sampler": label(sampler),
+        "nfe": sampler.nfe,
+        "num": subject.num,
+        "seed": subject.seed,
+        "precision": subject.format,
+        "feature": comparison.feature,
+        "reference": comparison.name,
+        "metrics": {metric_name(name, comparison.feature, subject.num): v for name, v in scores.values.items()},
+        "settings": {"batch_size": subject.batch_size, "classes": subject.classes, **scores.settings},
+        "seconds": round(time.perf_counter() - start, 1),
+        "versions": _versions(),
+    }
+    if drawn.broken:
+        entry["not_finite"] = drawn.broken
+    return entry, drawn
+
+
+def mean_bits_per_dim(subject: Subject, held_out: ImageSet, num: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Mean over held-out examples and its standard error, named by how many there are; and which examples they are.
+
+    Args:
+        subject: whose model it is of.
+        held_out: images, as a data module holds them.
+        num: how many of them, drawn by the seed; all if there are fewer.
+    """
+    model, available = subject.model, len(held_out)  # type: ignore[arg-type]
+    chosen = draw_some(num, available, subject.seed)
+    count = len(chosen)
+    images, labels = held_out[chosen.tolist()]
+    values = bits_per_dim(
+        model.denoiser,
+        images.to(model.device),
+        generator=torch.Generator(model.device).manual_seed(subject.seed),
+        batch_size=subject.batch_size,
+        progress=subject.progress,
+        **model.condition(labels.to(model.device)),
+    ).double()
+    found = {f"bits_per_dim@{count}": values.mean().item()}
+    if count > 1:
+        found[f"bits_per_dim_error@{count}"] = values.std().item() / math.sqrt(count)
+    return found, {"bits_per_dim": {"held_out": count, "of": available, "seed": subject.seed}}
+
+
+def look_at_neighbours(
+    subject: Subject, drawn: Drawn, comparison: Comparison, reference: Reference, rows: int, path: Path
+) -> dict[str, Any]:
+    """Write the picture of the samples that are most like copies, and return what it says of copies.
+
+    Args:
+        subject: whose samples they are.
+        drawn: the samples.
+        comparison: with the real images.
+        reference: their features.
+        rows: how many samples the picture shows.
+        path: of the picture.
+    """
+    assert comparison.real is not None
+    assert reference.features is not None
+    found = find_neighbours(
+        torch.cat(drawn.images),
+        torch.cat(drawn.features),
+        comparison.real.images,
+        reference.features,
+        rows,
+        NEAREST,
+        seed=subject.seed,
+        progress=subject.progress,
+    )
+    write_png(neighbours_picture(found, comparison.real.images), path)
+    spaces = (("features", found.in_features), ("pixels", found.in_pixels))
+    return {
+        "smallest_ratio": found.ratios.min().item(),
+        "copies": found.copies,
+        "usual_of": min(PROBES, comparison.real.count),
+        **{name: {"closest_shown": near.distances.min().item(), "usual": near.usual} for name, near in spaces},
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusion-lightning": __version__,
+        **{name: installed_version(name) for name in ("lightning", "torchmetrics", "torch-fidelity")},
+    }
