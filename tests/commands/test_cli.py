@@ -225,6 +225,15 @@ def test_no_escape_code_is_in_a_file(first, resumed):
     assert "\x1b" not in first.out + first.err + resumed.out + resumed.err
 
 
+def test_a_start_says_nothing_that_nobody_can_act_on_and_nothing_twice(first, resumed):
+    for said in (first, resumed):
+        text = said.out + said.err
+        assert not re.search("deprecated|Modules in|logging interval|TPU|Tip:|args parameter|is not empty", text), text
+        lines = [line for line in said.err.split("\n") if line.strip() and "\r" not in line]
+        assert len(set(lines)) == len(lines), lines
+        assert len(re.findall(r"^network: UNet, [\d,]+ weights to train", said.err, re.MULTILINE)) == 1
+
+
 def test_the_bars_show_loss_rate_and_time_left(first):
     (bar, *_) = (part for part in first.out.splitlines()[::-1] if part.startswith("Epoch 0: 100%"))
     assert all(word in bar for word in ("train/loss_step=", "images/s=", "left=00:00"))
