@@ -111,6 +111,16 @@ def test_page_of_growth_and_its_plot(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_page_of_start_up() -> None:
+    from start_up import drawing_seconds, page
+
+    row = {"command": "lightning --help", "over": "import torch", "goal": 0.15, "seconds": [0.1, 0.3, 0.2]}
+    text = page({"turns": 3, "machine": "a machine", "rows": [row | {"ratios": [0.1, 0.05, 0.07]}]})
+    assert "| `lightning --help` | 0.20 s | `import torch` | 0.07 (0.05–0.10) | ≤ 0.15 |" in text
+    assert drawing_seconds("64 samples in 0.3 s (213.3 images/s), Heun") == 0.3
+    assert drawing_seconds("usage: lightning") == 0
+
+
 def test_bare_loop_minimizes_the_objective(unet: UNet) -> None:
     from bare_loop import edm_loss
 

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from diffusion_lightning.callbacks import (
@@ -15,6 +15,7 @@ from diffusion_lightning.callbacks import (
     TerminalProgressBar,
     TrainingProgressBar,
 )
+from diffusion_lightning.callbacks.network_summary import NetworkSummary
 from diffusion_lightning.training.checkpoint import WholeCheckpointIO
 
 
@@ -37,6 +38,12 @@ def add_checkpoints(callbacks: list[Any]) -> None:
         callbacks.append(BestCheckpoint())
     if not any(isinstance(callback, LastCheckpoint) or callback.save_last for callback in saving):
         callbacks.append(LastCheckpoint())
+
+
+def add_summary(callbacks: list[Any]) -> None:
+    """Add what says which network is trained."""
+    if not _has(callbacks, ModelSummary):
+        callbacks.append(NetworkSummary())
 
 
 def add_stop_and_report(callbacks: list[Any]) -> None:

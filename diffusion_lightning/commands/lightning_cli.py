@@ -1,7 +1,6 @@
 """`lightning fit`, `validate`, `test` and `predict`: LightningCLI with a folder for every run."""
 
 import argparse
-import logging
 import os
 import shlex
 import signal
@@ -25,6 +24,7 @@ from diffusion_lightning.commands import default_parts
 from diffusion_lightning.commands.default_parts import as_list
 from diffusion_lightning.commands.dry_run import TRIAL_STEPS, Length, dry_run
 from diffusion_lightning.commands.manual import SCREENS
+from diffusion_lightning.commands.quiet import silence_lightning
 from diffusion_lightning.commands.resumption import (
     SLURM_JOB,
     Resumed,
@@ -54,7 +54,7 @@ def run_subcommand(args: list[str] | None = None) -> None:
     Raises:
         UsageError, ValueError, OSError, …: for what cannot be used.
     """
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    silence_lightning()
     try:
         DiffusionCLI(args)
     except MisconfigurationException as error:
@@ -154,6 +154,8 @@ class DiffusionCLI(LightningCLI):
 
         if config["enable_checkpointing"] is not False:
             default_parts.add_checkpoints(callbacks)
+        if config["enable_model_summary"] is not False:
+            default_parts.add_summary(callbacks)
         default_parts.add_stop_and_report(callbacks)
         plugins = as_list(config["plugins"])
         default_parts.add_checkpoint_io(plugins)
@@ -286,7 +288,3 @@ class DiffusionCLI(LightningCLI):
             if isinstance(callback, RunReport) and (summary := callback.summary()) is not None:
                 summary.show()
         print("\n".join(lines))
-
-
-def _is_no_tip(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
