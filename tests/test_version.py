@@ -18,11 +18,11 @@ PACKAGE = Path(diffusion_lightning.__file__).parent
 
 WITHOUT_METADATA = """
 import sys
-from importlib.metadata import Distribution, PackageNotFoundError, version
+from importlib.metadata import MetadataPathFinder, PackageNotFoundError, version
 
-discover = Distribution.discover
-Distribution.discover = lambda **about: (
-    found for found in discover(**about) if found.metadata["Name"] != "diffusion-lightning"
+find = MetadataPathFinder.find_distributions
+MetadataPathFinder.find_distributions = lambda *context: (
+    found for found in find(*context) if found.metadata["Name"] != "diffusion-lightning"
 )
 try:
     version("diffusion-lightning")

@@ -12,7 +12,7 @@ import pytest
 import diffusion_lightning
 from diffusion_lightning.commands import cli, configs
 from diffusion_lightning.commands.configs import find, folder, names, summary
-from diffusion_lightning.commands.usage import OneLineParser
+from diffusion_lightning.commands.parser import OneLineParser
 
 ROOT = Path(diffusion_lightning.__file__).parent.parent
 
