@@ -9,7 +9,6 @@ Linux.
 """
 
 import contextlib
-import gc
 import importlib
 import json
 import os
@@ -132,8 +131,6 @@ def serve(address: str) -> str:
     own_path = sys.path[1 + parts :]
     _preload()
     install()
-    gc.collect()
-    gc.freeze()
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address)
     listening.listen(64)

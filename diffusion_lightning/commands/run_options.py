@@ -46,6 +46,9 @@ def check_run(config: Namespace) -> None:
         name = Path(config.run_name)
         if not name.parts or name.is_absolute() or ".." in name.parts or not config.run_name.isprintable():
             raise UsageError(f"run_name={config.run_name!r}: must be a name of a folder below trainer.default_root_dir")
+    for section in ("trainer", "model", "data"):
+        if config[section] is None:
+            raise UsageError(f"option {section}: must not be null: leave it out for its default")
     for option, least in TRAINER_LEAST.items():
         value = config.trainer[option]
         if value is not None and not value >= least:
