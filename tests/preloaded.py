@@ -127,6 +127,8 @@ def serve(address: str) -> str:
     """Fork for every request, until standard input ends; returns in the forked process: the module to be run."""
     global _address
     _address = address
+    from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
+
     parts = len(os.environ["PYTHONPATH"].split(os.pathsep))
     own_path = sys.path[1 + parts :]
     _preload()
@@ -175,6 +177,7 @@ def serve(address: str) -> str:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    rank_zero_only.rank = _get_rank() or 0  # which Lightning asks the environment for when it is imported
     *options, module = request["args"][: request["args"].index("-m") + 2]
     sys.argv = ["-m", *request["args"][len(options) + 1 :]]
     sys.stdout.reconfigure(line_buffering=os.isatty(1), write_through="-u" in options)  # type: ignore[union-attr]

@@ -1,6 +1,7 @@
 """The options of Lightning's subcommands: their parser, and what neither their types nor Lightning keep in range."""
 
 import inspect
+import math
 import pkgutil
 from pathlib import Path
 
@@ -64,3 +65,7 @@ def check_run(config: Namespace) -> None:
         path = made_by.class_path if isinstance(made_by, Namespace) else made_by and made_by.__qualname__
         if made_by is not None and (callable(made_by) or not inspect.isclass(pkgutil.resolve_name(path))):
             raise UsageError(f"model.{option}: {path} is a function: give a class")
+        arguments = vars(made_by.get("init_args") or Namespace()) if isinstance(made_by, Namespace) else {}
+        for argument, value in arguments.items():
+            if isinstance(value, float) and math.isnan(value):  # which compares with no bound, and passes some checks
+                raise UsageError(f"model.{option}.{argument}={value}: must be a number")
