@@ -133,8 +133,12 @@ class DiffusionCLI(LightningCLI):
         """Add the run's folder, its checkpoints, the progress bar and the report, unless the config has its own."""
         if self.resumed.checkpoint:
             # now, before the run's folder gets the config of a network that its checkpoints are not of
-            check = self.model.check_resume if self.subcommand == "fit" else self.model.check_network
-            check(self.resumed.checkpoint)
+            try:
+                self.model.check_network(self.resumed.checkpoint)
+            except ValueError as error:
+                raise UsageError(f"ckpt_path={self.config[self.subcommand].ckpt_path!r}: {error}") from error
+            if self.subcommand == "fit":
+                self.model.check_resume(self.resumed.checkpoint)
         if self.subcommand == "fit":
             self._try_optimizer()
         config = self._get(self.config_init, "trainer")

@@ -77,10 +77,10 @@ def check_network(found: list[Change]) -> None:
     """Raise a ValueError that names the differences, if a checkpoint is of another network."""
     own = [change for change in found if change.part == "network" and change.name.rpartition(".")[2] not in FREE]
     if any(change.name == "network" for change in own):
-        raise ValueError(f"ckpt_path: the checkpoint is of another network: {own[0].was} there, {own[0].now} here")
+        raise ValueError(f"the checkpoint is of another network: {own[0].was} there, {own[0].now} here")
     if own:
         words = (f"{change.name.partition('.')[2]}={change.was} there, {change.now} here" for change in own)
-        raise ValueError(f"ckpt_path: the checkpoint is of another network: {'; '.join(words)}")
+        raise ValueError(f"the checkpoint is of another network: {'; '.join(words)}")
 
 
 def check(found: list[Change], saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:

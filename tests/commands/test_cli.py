@@ -947,7 +947,7 @@ def test_mistakes_about_a_finished_run_leave_it_as_it_is(runs, here, capsys):
     resume = ("fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", "9")
     before = tree(here)
     line = failure(capsys, *resume, "--model.network.embed_dim", "16")
-    assert line == "the checkpoint is of another network: embed_dim=8 there, 16 here"
+    assert line == f"ckpt_path={runs.last!r}: the checkpoint is of another network: embed_dim=8 there, 16 here"
     assert "must be in" in failure(capsys, *resume, "--model.sampler.t_min", "100")
     assert "there is no such file; its folder holds epoch=" in failure(
         capsys, *resume[:4], str(Path(runs.last).with_name("lst.ckpt"))
