@@ -1,6 +1,7 @@
 """Settings of all tests: one thread each, no W&B account, no cache outside the test's own folder. And small models."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:  # the mathematics is tested without waiting for Lightning to 
 def pytest_configure() -> None:
     # small tensors: more threads only wait for each other, above all when tests run in parallel
     torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # a shell that started the tests in the background has them ignore Ctrl-C, and with them all their processes
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     preloaded.install()
 
 
