@@ -50,5 +50,5 @@ def _say_unknown() -> None:
     """Once in a process."""
     inform(
         f"precision: torch {torch.__version__} cannot tell whether this CPU has bf16 units, a newer one can; "
-        "if it has, --trainer.precision bf16-mixed"
+        "if it has, train with --trainer.precision bf16-mixed"
     )

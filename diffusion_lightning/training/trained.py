@@ -57,7 +57,7 @@ class DrawsSamples:
         """Draw samples with the averaged weights; a ScoreModule's at its trainer's precision, if it has one.
 
         Args:
-            sampler: ``sampler`` if left out. Afterwards its ``nfe`` is that of the last batch.
+            sampler: the model's own if left out. Afterwards its ``nfe`` is that of the last batch.
             num: how many, at least 1; if left out as many as there are labels, or else 64.
             labels: classes ``(num,)``, a tensor or a list; one number for all samples; for a conditional network 0, 1,
                 2, … in turn if left out.
