@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +38,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test reads the user's keys or writes to the user's cache."""
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads the user's keys or writes to the user's cache, or leaves a W&B run to those after it."""
     for name in filter(_is_unwanted, list(os.environ)):
         monkeypatch.delenv(name)
     for name, value in _settings(tmp_path_factory.mktemp("home")).items():
         monkeypatch.setenv(name, value)
+    yield
+    left = getattr(sys.modules.get("wandb"), "run", None)
+    assert left is None, f"a test left the W&B run {left}: wandb.finish() before wandb.teardown()"
 
 
 @pytest.fixture(scope="session")

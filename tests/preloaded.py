@@ -8,6 +8,7 @@ of the same kind. With PRELOADED=0 in its environment a process imports everythi
 Linux.
 """
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -119,8 +120,15 @@ def _server() -> str:
         )
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
-        _server.process = server  # type: ignore[attr-defined]
+        atexit.register(_end, server)
     return _address
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    assert server.stdin is not None and server.stdout is not None
+    server.stdin.close()
+    server.stdout.close()
+    server.wait()
 
 
 def serve(address: str) -> str:

@@ -139,6 +139,7 @@ def test_the_picture_reaches_the_loggers(fit, tmp_path, monkeypatch):
     loggers = [RunLogger(tmp_path, "run"), tensorboard, wandb_logger]
     wandb.teardown()  # it reads the environment once
     fit(DenoisingProcess(num_samples=2, name="path"), logger=loggers)
+    wandb.finish()
     wandb.teardown()
     picture = pixels(fit.folder / "path" / "epoch=0000.png")
     (media,) = (tmp_path / "wandb").rglob("media/images/path_*.png")

@@ -1,8 +1,10 @@
 import csv
 import errno
 import io
+import itertools
 import os
 import threading
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -606,9 +608,12 @@ def test_tensorboard_is_in_the_runs_folder(tmp_path):
 
 
 @pytest.mark.parametrize("cls", [TensorBoardLogger, loggers.TensorBoardLogger])
-def test_tensorboard_goes_on_in_its_folder_without_what_is_void(tmp_path, cls):
+def test_tensorboard_goes_on_in_its_folder_without_what_is_void(tmp_path, monkeypatch, cls):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
 
+    seconds = itertools.count(time.time())  # its files are read by the second they were begun in, then by "9" > "10"
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
     first = cls(str(tmp_path))
     for step in range(5):
         first.log_metrics({"loss": step / 2}, step)
