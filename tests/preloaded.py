@@ -125,9 +125,9 @@ def _server() -> str:
 
 
 def _end(server: "subprocess.Popen[bytes]") -> None:
-    assert server.stdin is not None and server.stdout is not None
-    server.stdin.close()
-    server.stdout.close()
+    for pipe in (server.stdin, server.stdout):
+        assert pipe is not None
+        pipe.close()
     server.wait()
 
 

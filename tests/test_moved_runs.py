@@ -11,7 +11,7 @@ import pytest
 import torch
 from jsonargparse import Namespace
 from PIL import Image
-from test_cli import QUICKSTART, QUIET, TINY, failure, tree
+from tiny_run import QUICKSTART, QUIET, TINY, failure, tree
 
 from diffusion_lightning import WandbLogger, cli
 from diffusion_lightning.commands import resumption

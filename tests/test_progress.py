@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_cli import QUICKSTART, TINY
+from tiny_run import QUICKSTART, TINY
 
 
 def on_a_terminal(args: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str, str]:
