@@ -21,7 +21,6 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 MODULES = ("diffusion_lightning", "diffusion_lightning.__main__", "torch.distributed.run")
 """What is run by forked processes."""
@@ -211,7 +210,8 @@ def _preload() -> None:
             importlib.import_module(module.name)
     for name in ("torch.distributed.run", "torch.distributed.fsdp", "torchvision.models"):
         importlib.import_module(name)
-    with mock.patch.dict(sys.modules, {"wandb": None}):  # which would keep the settings of now
-        importlib.import_module("timm.optim")
+    sys.modules["wandb"] = None  # type: ignore[assignment]  # it would keep the settings of now
+    importlib.import_module("timm.optim")
+    del sys.modules["wandb"]
     assert not {"wandb", "onnxruntime"} & set(sys.modules)
     assert len(os.listdir("/proc/self/task")) == 1, "a fork has none of the threads"

@@ -70,21 +70,27 @@ class DiffusionCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.resumed = Resumed()
+        self._given = sys.argv[1:] if args is None else args
         super().__init__(
             model_class=ScoreModule,
             datamodule_class=LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=RunConfig,
-            save_config_kwargs={"command": ["lightning", *(sys.argv[1:] if args is None else args)]},
+            save_config_kwargs={"command": ["lightning", *self._given]},
             trainer_class=precision.Trainer,
             trainer_defaults={"default_root_dir": "runs", "log_every_n_steps": 10},
             seed_everything_default=0,
             parser_class=RunParser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={command: {"usage": screen} for command, screen in SCREENS.items()},
+            parser_kwargs={command: {"usage": SCREENS[command]} for command in self.subcommands()},
             args=args,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that is asked for: collecting the options of each takes a while."""
+        known = LightningCLI.subcommands()
+        return {word: known[word] for word in self._given[:1] if word in known} or known
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(

@@ -80,6 +80,7 @@ def _device_names(device: torch.device) -> list[str]:
 
 
 def _packages() -> dict[str, str]:
-    found = {str(package.metadata["Name"]): package.version for package in distributions() if package.metadata["Name"]}
+    all_headers = [package.metadata for package in distributions()]  # read and parsed anew at every access
+    found = {str(headers["Name"]): str(headers["Version"]) for headers in all_headers if headers["Name"]}
     found["diffusion-lightning"] = __version__
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
