@@ -5,7 +5,7 @@ The imports take seconds, and hundreds of tests start the command as a process. 
 to fork. What a test sees is what it would see of a new process: number, exit code or signal, output, folder,
 environment, process group and command line; the processes that it starts by ``python -m`` itself, as those of DDP, are
 of the same kind. With PRELOADED=0 in its environment a process imports everything itself, as on systems other than
-Linux.
+Linux; a process elsewhere forks by :class:`Popen` from the server whose address is its PRELOADED.
 """
 
 import atexit
@@ -61,7 +61,7 @@ class Popen(_New):  # type: ignore[type-arg]
         }
         files = [own if given == -1 else given for own, given in enumerate((p2cread, c2pwrite, errwrite))]
         self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(_server())
+        self._connection.connect(server())
         socket.send_fds(self._connection, [b"!"], files)
         self._connection.sendall(json.dumps(request).encode() + b"\n")
         self.pid = self._told(wait=True)
@@ -104,9 +104,11 @@ def _is_known(args: Any) -> bool:
     return options[:1] == ["-m"] and options[1] in MODULES
 
 
-def _server() -> str:
-    """The address of this process's server, which ends with this process."""
+def server() -> str:
+    """The address of this process's server, which ends with this process, or of the one that it was told."""
     global _address
+    if _address is None:
+        _address = os.environ.get("PRELOADED")
     if _address is None:
         _address = str(Path(tempfile.mkdtemp(), "server"))
         search = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))

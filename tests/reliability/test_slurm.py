@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import preloaded
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -54,9 +55,11 @@ class Tell(Callback):
 """
 
 SRUN = f"""#!{sys.executable}
-import os, subprocess, sys
+import os, sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+import preloaded
 numbers = [{{"SLURM_PROCID": n, "SLURM_NODEID": n, "SLURM_LOCALID": "0"}} for n in "01"]
-tasks = [subprocess.Popen(sys.argv[1:], env={{**os.environ, **own}}) for own in numbers]
+tasks = [preloaded.Popen(sys.argv[1:], env={{**os.environ, **own}}) for own in numbers]
 sys.exit(max(abs(task.wait()) for task in tasks))
 """
 
@@ -85,6 +88,7 @@ def submit(tmp_path: Path, environment: dict[str, str]) -> Any:
         **environment,
         "PATH": f"{tmp_path}{os.pathsep}{environment['PATH']}",
         "PYTHONPATH": os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")]),
+        "PRELOADED": preloaded.server(),
         **{"SLURM_JOB_NAME": "edm", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1"},
         **{"SLURM_NNODES": "2", "SLURM_NODELIST": "localhost", "MASTER_ADDR": "localhost"},
     }

@@ -150,7 +150,10 @@ def test_a_run_that_crashed_is_the_run_that_did_not(run, variant, recwarn):
     settings = VARIANTS[variant]
     whole = run("whole", **settings)
     crashed = 0
-    for hook, n in PLACES:
+    # at each place the plain run and every other variant
+    number = list(VARIANTS).index(variant)
+    places = PLACES[number % 2 :: 2] if number else PLACES
+    for hook, n in places:
         try:
             broken = run(f"{hook}", CrashAt(hook, n), **settings)
         except Crash:
@@ -159,7 +162,7 @@ def test_a_run_that_crashed_is_the_run_that_did_not(run, variant, recwarn):
             run(hook, resume=(broken / "checkpoints" / "last.ckpt").exists(), **settings)
         # Lightning's saves the end of a run only if it has not saved before
         assert_equal(whole, broken, but=KEY if "lightning_saves_every" in settings else "nothing")
-    assert crashed >= 5
+    assert crashed >= len(places) - 1  # without validation none crashes there
     assert not [w for w in recwarn if "resum" in str(w.message)]
 
 
