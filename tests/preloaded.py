@@ -117,7 +117,7 @@ def server() -> str:
             env={**os.environ, "PYTHONPATH": search},
             stdin=subprocess.PIPE,  # closed when this process ends
             stdout=subprocess.PIPE,
-            start_new_session=True,
+            preexec_fn=os.setpgrp,  # no session of its own, or what it forks could be of no group of this one
         )
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"

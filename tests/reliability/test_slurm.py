@@ -103,7 +103,7 @@ def submit(tmp_path: Path, environment: dict[str, str]) -> Any:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                preexec_fn=os.setpgrp,  # so that the tasks, which are forked elsewhere, can be of its group
             )
         started.append(process)
         files = [tmp_path / f"start{restart}.rank{rank}.pid" for rank in range(2)]
