@@ -98,7 +98,7 @@ class Popen(_New):  # type: ignore[type-arg]
 
 
 def _is_known(args: Any) -> bool:
-    if not isinstance(args, list) or args[0] != sys.executable:
+    if not isinstance(args, list | tuple) or args[0] != sys.executable:
         return False
     _, *options = [arg for arg in args if arg != "-u"]
     return options[:1] == ["-m"] and options[1] in MODULES
@@ -140,8 +140,8 @@ def serve(address: str) -> str:
 
     parts = len(os.environ["PYTHONPATH"].split(os.pathsep))
     own_path = sys.path[1 + parts :]
+    install()  # before others import what it replaces
     _preload()
-    install()
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address)
     listening.listen(64)
