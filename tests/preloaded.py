@@ -10,22 +10,26 @@ Linux; a process elsewhere forks by :class:`Popen` from the server whose address
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
 import pkgutil
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
 MODULES = ("diffusion_lightning", "diffusion_lightning.__main__", "torch.distributed.run")
 """What is run by forked processes."""
 
-SERVER = "import preloaded, runpy; runpy._run_module_as_main(preloaded.serve({address!r}))"
+SERVER = "import preloaded; preloaded.serve({address!r})"
 
 _New = subprocess.Popen
 _address: str | None = None
@@ -132,8 +136,8 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
     server.wait()
 
 
-def serve(address: str) -> str:
-    """Fork for every request, until standard input ends; returns in the forked process: the module to be run."""
+def serve(address: str) -> None:
+    """Fork for every request, until standard input ends."""
     global _address
     _address = address
     from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
@@ -142,6 +146,7 @@ def serve(address: str) -> str:
     own_path = sys.path[1 + parts :]
     install()  # before others import what it replaces
     _preload()
+    gc.freeze()  # or a collection in a forked process would touch, and so copy, all that it shares with this one
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address)
     listening.listen(64)
@@ -192,7 +197,31 @@ def serve(address: str) -> str:
     sys.stdout.reconfigure(line_buffering=os.isatty(1), write_through="-u" in options)  # type: ignore[union-attr]
     search = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     sys.path[:] = [request["folder"], *search, *own_path]
-    return str(module)
+    _run(module)
+
+
+def _run(module: str) -> None:
+    """Run it as the main module, and end as Python does, but for taking all that was imported down again."""
+    code: object = 0
+    try:
+        runpy._run_module_as_main(module)  # type: ignore[attr-defined]
+    except SystemExit as end:
+        code = end.code
+        if not (code is None or isinstance(code, int)):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException as error:
+        traceback.print_exc()
+        code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if code == -signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(int(code or 0) & 0xFF)  # type: ignore[call-overload]
 
 
 def _set_group(pid: int, group: int) -> None:

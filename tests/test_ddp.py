@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +141,10 @@ def test_the_logged_losses_are_those_of_both(fitted):
         logged = [float(row["train/loss_epoch"]) for row in csv.DictReader(file) if row["train/loss_epoch"]]
     assert logged[1] == pytest.approx(sum(both) / 2, rel=1e-5)
     assert fitted.ranks[0]["metrics"]["val/loss"] == fitted.ranks[1]["metrics"]["val/loss"]
+
+
+def test_they_say_nothing_that_nobody_can_act_on(fitted):
+    assert re.findall(".*(?:deprecated|recommended to use).*", fitted.out + fitted.err) == []
 
 
 def test_they_write_one_run(fitted):
