@@ -1,5 +1,6 @@
 """Settings of all tests: one thread each, no W&B account, no cache outside the test's own folder. And small models."""
 
+import gc
 import os
 import signal
 import sys
@@ -35,6 +36,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return min((LONG.index(part) for part in item.path.parts if part in LONG), default=len(LONG))
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # thousands of tests and all that was imported: no collection needs to look at them again
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ import json
 import os
 import pkgutil
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -130,10 +131,13 @@ def server() -> str:
 
 
 def _end(server: "subprocess.Popen[bytes]") -> None:
+    server.terminate()  # its input may stay open in processes that this one has forked
     for pipe in (server.stdin, server.stdout):
         assert pipe is not None
         pipe.close()
     server.wait()
+    assert _address is not None
+    shutil.rmtree(Path(_address).parent)
 
 
 def serve(address: str) -> None:
