@@ -50,11 +50,18 @@ def save_program(denoiser: Denoiser, folder: Path, *, shape: Sequence[int], reco
     holds the ``record``, too, as its extra file ``config.yaml``.
 
     Raises:
-        ValueError: if the program computes something else.
+        ValueError: if the program computes something else, or this torch cannot read what it has written.
     """
     extra = {NAME: record} if record is not None else None
     torch.export.save(export_program(denoiser, shape), folder / FILE, extra_files=extra)
-    check_function(torch.export.load(folder / FILE).module(), denoiser, shape, TOLERANCE)
+    try:
+        program = torch.export.load(folder / FILE)
+    except Exception as error:  # of torch 2.6 for a U-Net, and of a private type
+        raise ValueError(
+            f"torch {torch.__version__} cannot read back the program that it makes of this network: nothing is "
+            "written; install a newer torch, or give --format onnx or --format safetensors"
+        ) from error
+    check_function(program.module(), denoiser, shape, TOLERANCE)
 
 
 def export_program(denoiser: Denoiser, shape: Sequence[int]) -> ExportedProgram:

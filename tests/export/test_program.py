@@ -127,6 +127,18 @@ sys.exit("diffusion_lightning" in sys.modules)
     torch.testing.assert_close(torch.load(tmp_path / "denoised.pt"), expected, rtol=0, atol=1e-5)
 
 
+def test_a_torch_that_cannot_read_what_it_wrote(tmp_path, monkeypatch):
+    """As torch 2.6 cannot where a U-Net has attention."""
+
+    def load(path):
+        raise RuntimeError("SerializeError: 17 lines")
+
+    monkeypatch.setattr(torch.export, "load", load)
+    denoiser = NetworkDenoiser(with_weights(MLP(hidden=(8,))), VPSDE(), NoisePrediction()).eval()
+    with pytest.raises(ValueError, match=r"^torch .* cannot read back .*nothing is written; .* --format onnx or"):
+        save_program(denoiser, tmp_path, shape=(2,))
+
+
 def test_another_function_is_found_out():
     denoiser = NetworkDenoiser(with_weights(MLP(hidden=(8,))), VPSDE(), NoisePrediction()).eval()
     with torch.no_grad():
