@@ -5,7 +5,8 @@
 Every command runs in a process of its own, in turns with the one that it is compared with, so that a change of the
 machine's speed meets both alike; user and system time of the process and its children are added up. The likes of
 ``sample`` are compared with ``import torch``, those of ``fit`` with what Lightning itself takes for its own command:
-the import of its CLI, and a parser of its trainer. The drawing is what ``sample`` itself says that it took.
+the import of its CLI, and a parser of its trainer; a fit of one step with the same by plain ``LightningCLI``, with the
+same module, data and options. The drawing is what ``sample`` itself says that it took.
 """
 
 import argparse
@@ -23,7 +24,23 @@ from results import machine, table, write
 COMMAND = [sys.executable, "-m", "diffusion_lightning"]
 TORCH = "import torch"
 LIGHTNING = "import lightning.pytorch.cli"
-CHECKPOINT = Path(__file__).parent.parent / "tests" / "data" / "checkpoints" / "version_0.2.0.ckpt"
+PLAIN_CLI = """
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningCLI
+from diffusion_lightning import ScoreModule
+from diffusion_lightning.training.precision import Trainer
+
+settings = {"auto_configure_optimizers": False, "load_from_checkpoint_support": False, "save_config_callback": None}
+LightningCLI(ScoreModule, LightningDataModule, subclass_mode_data=True, trainer_class=Trainer, **settings)
+"""
+ROOT = Path(__file__).parent.parent
+CHECKPOINT = ROOT / "tests" / "data" / "checkpoints" / "version_0.2.0.ckpt"
+ONE_STEP = [
+    *("fit", "--config", str(ROOT / "configs" / "quickstart.yaml"), "--trainer.max_steps", "1"),
+    *("--trainer.limit_val_batches", "0", "--trainer.num_sanity_val_steps", "0", "--trainer.precision", "32-true"),
+    *("--trainer.callbacks", "null", "--trainer.logger", "false", "--trainer.enable_checkpointing", "false"),
+    *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+]
 
 CASES: dict[str, tuple[list[str], str, float]] = {
     "lightning --help": (["--help"], TORCH, 0.15),
@@ -37,6 +54,7 @@ CASES: dict[str, tuple[list[str], str, float]] = {
         2.0,
     ),
     "lightning fit --help": (["fit", "--help"], LIGHTNING, 1.15),
+    "lightning fit, one step": (ONE_STEP, PLAIN_CLI, 1.15),
 }
 """Each with its arguments, what it is compared with, and the most that it may take of that."""
 
@@ -62,7 +80,7 @@ def measure(turns: int) -> list[dict[str, Any]]:
         for name, (arguments, other, goal) in CASES.items():
             seconds, ratios = [], []
             for _ in range(turns):
-                base, _ = processor_seconds([sys.executable, "-c", other], folder)
+                base, _ = processor_seconds([sys.executable, "-c", other, *arguments], folder)
                 spent, said = processor_seconds([*COMMAND, *arguments], folder)
                 seconds.append(spent - drawing_seconds(said))
                 ratios.append(seconds[-1] / base)
@@ -77,7 +95,7 @@ def page(results: dict[str, Any]) -> str:
         [
             f"`{row['command']}`",
             f"{statistics.median(row['seconds']):.2f} s",
-            f"`{row['over']}`",
+            "plain `LightningCLI`" if row["over"] == PLAIN_CLI else f"`{row['over']}`",
             f"{statistics.median(row['ratios']):.2f} ({min(row['ratios']):.2f}–{max(row['ratios']):.2f})",
             f"≤ {row['goal']:g}",
         ]
