@@ -8,7 +8,8 @@ WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's use of PyTorch
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # an epoch's mean is logged anyhow
     r"Checkpoint directory .* exists and is not empty",  # of a run that is gone on with it is so
-    r"It is recommended to use `self\.log\('train/loss_epoch', \.\.\., sync_dist=True\)`",  # it is of all processes
+    # of all processes they are already
+    r"It is recommended to use `self\.log\('(train/loss_epoch|fid/.*)', \.\.\., sync_dist=True\)`",
     r"torch\.distributed\.nn\.functional\.all_gather is deprecated",  # Lightning's use of PyTorch
     r"LightningCLI's args parameter is intended to run from within Python",
 )
