@@ -38,8 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
-def pytest_collection_finish() -> None:
-    gc.freeze()  # thousands of tests and all that was imported: no collection needs to look at them again
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):  # one of several processes, which end without taking anything down
+        gc.freeze()  # thousands of tests and all that was imported: no collection needs to look at them again
 
 
 @pytest.fixture(autouse=True)

@@ -71,7 +71,11 @@ def test_a_recipe_makes_a_module_that_fits_its_data(capsys, recipe):
 
 @pytest.mark.parametrize(
     ("recipe", "overlay"),
-    [(recipe, overlay) for recipe in RECIPES for overlay in OVERLAYS if fits(recipe, overlay)],
+    [  # each overlay with every third of the recipes that it is for
+        (recipe, overlay)
+        for n, overlay in enumerate(OVERLAYS)
+        for recipe in [recipe for recipe in RECIPES if fits(recipe, overlay)][n % 3 :: 3]
+    ],
     ids=lambda file: file.stem,
 )
 def test_an_overlay_changes_what_it_says_and_nothing_else(capsys, recipe, overlay):

@@ -134,7 +134,7 @@ def resumed(runs: Runs, first: Any) -> Any:
 @pytest.fixture(scope="module")
 def second(runs: Runs, resumed: Any) -> Any:
     """Another run of the same recipe."""
-    done = runs("diffusion-lightning", "fit", "--config", QUICKSTART, "--config", DEBUG, "--trainer.accelerator", "cpu")
+    done = runs("module", "fit", "--config", QUICKSTART, "--config", DEBUG, "--trainer.accelerator", "cpu")
     assert done.returncode == 0, done.stderr
     return runs.state("second", done)
 
@@ -1110,7 +1110,7 @@ def test_a_dry_run_says_what_a_training_would_be_and_leaves_nothing(runs, here, 
 
 
 def test_a_mistake_through_the_real_command(runs):
-    done = runs("lightning", "sample", "--ckpt_path", "nowhere.ckpt")
+    done = runs("diffusion-lightning", "sample", "--ckpt_path", "nowhere.ckpt")
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == "lightning: error: ckpt_path='nowhere.ckpt': there is no such file\n"
