@@ -23,7 +23,7 @@ SMALL = {
         '"figure.dpi": 80': '"figure.dpi": 40',
         "AnnealedLangevin(50, 5e-4)": "AnnealedLangevin(20, 5e-4)",
         "DDPM(steps=1000)": "DDPM(steps=100)",
-        "steps: int = 2000": "steps: int = 400",
+        "steps: int = 2000": "steps: int = 600",
         "smooth[-5:].mean() < floor + 0.15": "smooth[-2:].mean() < floor + 0.3",
         "assert distance < 0.25": "assert distance < 0.35",
         "torch.logspace(-1.3, 0.69, 25)": "torch.logspace(-1.3, 0.69, 5)",
