@@ -860,6 +860,13 @@ MUTATIONS = [
         "scheduler.last_epoch > scheduler.total_steps",
         "tests/training/test_schedule.py",
     ),
+    Mutation(
+        "what tells a loader's workers to end is collected before them",
+        "data/loader.py",
+        "zip(iterator._workers, iterator._index_queues, strict=True)",
+        "zip(iterator._workers, iterator._workers, strict=True)",
+        "tests/data/test_loader.py::test_workers_end_with_a_loader_that_is_garbage",
+    ),
 ]
 
 

@@ -24,7 +24,8 @@ class BatchLoader(DataLoader):
         iterator = super()._get_iterator()
         if self.num_workers > 0:
             _iterators.add(iterator)
-            _workers[:] = [worker for worker in _workers if worker.is_alive()] + iterator._workers  # type: ignore[attr-defined]
+            started = zip(iterator._workers, iterator._index_queues, strict=True)  # type: ignore[attr-defined]
+            _workers[:] = [*((worker, queue) for worker, queue in _workers if worker.is_alive()), *started]
         return iterator
 
     def state_dict(self) -> dict[str, Any]:
@@ -48,18 +49,19 @@ def leave_signals(worker: int) -> None:
 _iterators: weakref.WeakSet[Any] = weakref.WeakSet()
 """Those of loaders that have workers."""
 
-_workers: list[Any] = []
-"""All of them, as processes."""
+_workers: list[tuple[Any, Any]] = []
+"""All of them, as processes, each with the queue that tells it to end.
+
+A collection of garbage closes a queue before the iterator that it belongs to is asked to end its workers; they would
+wait for ever, and the training process ten seconds for each. What is named here is no garbage.
+"""
 
 
 @atexit.register
 def _end_workers() -> None:
-    """Where an error keeps loaders alive to the end of the process, Python would send their workers SIGTERM, and wait.
-
-    Some outlive even the orderly end of an iterator that a traceback held.
-    """
+    """Where an error keeps loaders alive to the process's end, Python would send their workers SIGTERM, and wait."""
     for iterator in list(_iterators):
         iterator._shutdown_workers()
-    for worker in _workers:
+    for worker, _ in _workers:
         if worker._parent_pid == os.getpid() and worker.is_alive():
             worker.kill()

@@ -1,9 +1,12 @@
+import gc
 import subprocess
 import sys
 
 import pytest
 from numbered import Numbered, order
 
+from diffusion_lightning import EmbeddedMNIST
+from diffusion_lightning.data import loader
 from diffusion_lightning.data.loader import BatchLoader
 
 
@@ -26,3 +29,16 @@ def test_workers_end_with_a_process_that_an_error_ended():
         "raise SystemExit(3)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 3
+
+
+def test_workers_end_with_a_loader_that_is_garbage():
+    """As one is that an exception's traceback held."""
+    iterator = iter(EmbeddedMNIST(num_workers=1).train_dataloader())
+    next(iterator)
+    (worker, _) = loader._workers[-1]
+    assert worker.is_alive()
+    cycle = [iterator]
+    cycle.append(cycle)
+    del iterator, cycle
+    gc.collect()
+    assert not worker.is_alive()
