@@ -58,8 +58,9 @@ def save_program(denoiser: Denoiser, folder: Path, *, shape: Sequence[int], reco
         program = torch.export.load(folder / FILE)
     except Exception as error:  # of torch 2.6 for a U-Net, and of a private type
         raise ValueError(
-            f"torch {torch.__version__} cannot read back the program that it makes of this network: nothing is "
-            "written; install a newer torch, or give --format onnx or --format safetensors"
+            f"torch {torch.__version__} cannot read back the program that it makes of this network "
+            f"({type(error).__name__}): nothing is written; install a newer torch, or give --format onnx or "
+            "--format safetensors"
         ) from error
     check_function(program.module(), denoiser, shape, TOLERANCE)
 
