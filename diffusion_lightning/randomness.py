@@ -5,9 +5,10 @@ a step comes from a generator seeded by `derive_seed` with those numbers and the
 
     generator = torch.Generator(device).manual_seed(derive_seed(seed, epoch, batch, Stream.FLIP))
 
-What belongs to an example rather than to a process (its time, its noise, its flip) is drawn for the whole batch of all
-processes alike, and each takes the rows of its own examples, `drawn[rank::world_size]`: then W processes with batches
-of B train on exactly what one process with batches of W·B does.
+What belongs to an example rather than to a process depends on its place in the batch of all processes instead of the
+rank: then W processes with batches of B train on exactly what one process with batches of W·B does. Its noise is drawn
+by that place alone (`philox`). What is a number or two for each example (its time, its flip) every process draws for
+the whole batch alike, and takes the rows of its own examples, `drawn[rank::world_size]`.
 """
 
 import os
@@ -35,6 +36,7 @@ class Stream(IntEnum):
     DISTANCE = 10
     DROPOUT = 11
     AUGMENTATION = 12
+    NOISE = 13
     EVALUATION = 17
     SUBSET = 18
 

@@ -6,11 +6,11 @@ import threading
 from types import FrameType
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from diffusion_lightning.callbacks.checkpoints import LastCheckpoint, gradient_is_kept, save_last
+from diffusion_lightning.training.agreement import Agreement
 
 
 class Stopped(BaseException):
@@ -32,7 +32,7 @@ class GracefulStop(Callback):
     """Ends training between two optimizer steps when SIGTERM (preemption) or SIGINT (Ctrl-C) has come.
 
     ``last.ckpt`` is saved first, where the trainer has a callback that saves checkpoints. A signal to any process stops
-    all of them at the same step. While an epoch's pictures are drawn, when the last step is saved already, it ends at
+    all of them at the same step, the next but one at the latest. While an epoch's pictures are drawn, when the last step is saved already, it ends at
     once; a second Ctrl-C ends anything at once. Under SLURM the signal of Lightning's automatic requeueing is also
     answered between two steps, and after it the job goes on until SLURM ends it.
 
@@ -46,12 +46,14 @@ class GracefulStop(Callback):
         self._requeue: Any = None
         self._requeue_wanted = False
         self._in_step = False
+        self._agreement: Agreement | None = None
         self._former: dict[int, Any] = {}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._take_over(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._agreement = Agreement(trainer)
         self._take_over(trainer)
 
     def _take_over(self, trainer: Trainer) -> None:
@@ -71,13 +73,12 @@ class GracefulStop(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if gradient_is_kept(trainer):
             return
-        stop, requeue = self._received is not None, self._requeue_wanted
-        if trainer.world_size > 1:  # a signal to one of them is for all
-            told = torch.tensor([stop, requeue], dtype=torch.float32, device=trainer.strategy.root_device)
-            stop, requeue = trainer.strategy.reduce(told, reduce_op="max").bool().tolist()
+        assert self._agreement is not None
+        wanted, self._requeue_wanted = self._requeue_wanted, False
+        # a signal to one of them is for all
+        stop, requeue = self._agreement.any(self._received is not None, wanted)
         saved = save_last(trainer) if stop or requeue else False
         if requeue and self._requeue is not None:
-            self._requeue_wanted = False
             lightnings, signum = self._requeue
             lightnings(signum, None)
         if stop:

@@ -1,5 +1,6 @@
 """The training bar: Lightning's, with images/s and the time left of the whole run."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -12,6 +13,9 @@ from tqdm import tqdm
 
 from diffusion_lightning.progress import use_standard_error
 
+REFRESH = 0.2
+"""Seconds from one drawing on a terminal to the next."""
+
 
 class _RateAndTimeLeft(ProgressBar):
     """Shows the loss, images/s over all processes, and ``left``, the time until the last epoch ends.
@@ -19,6 +23,9 @@ class _RateAndTimeLeft(ProgressBar):
     Both come from the time that training steps took in this epoch so far; validation and sampling are not in them.
     """
 
+    _interval = 0.0
+    """Seconds from one drawing to the next, at least: to draw is to wait for the device's newest loss."""
+    _drawn = -math.inf
     _epoch_start = 0.0
     _seconds_per_batch: float | None = None
 
@@ -28,8 +35,11 @@ class _RateAndTimeLeft(ProgressBar):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         done = trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
-        self._seconds_per_batch = (time.monotonic() - self._epoch_start) / max(1, done)
-        super().on_train_batch_end(trainer, *args)
+        now, is_last = time.monotonic(), trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        self._seconds_per_batch = (now - self._epoch_start) / max(1, done)
+        if is_last or now - self._drawn >= self._interval:
+            self._drawn = now
+            super().on_train_batch_end(trainer, *args)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
@@ -63,6 +73,7 @@ class TrainingProgressBar(_RateAndTimeLeft, TQDMProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stderr.isatty() else 50)
+        self._interval = REFRESH if sys.stderr.isatty() else 0.0
 
     def init_validation_tqdm(self) -> Tqdm:
         """Lightning's; in a file not below the training's bar, for to move up again would be an escape code in it."""
@@ -78,3 +89,4 @@ class TerminalProgressBar(_RateAndTimeLeft, RichProgressBar):
     def __init__(self) -> None:
         use_standard_error()
         super().__init__(refresh_rate=10, console_kwargs={"stderr": True})
+        self._interval = REFRESH

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.objective import DenoisingScoreMatching
+from diffusion_lightning.philox import normal_rows
+from diffusion_lightning.randomness import Stream, derive_seed
 from diffusion_lightning.sde import SDE
 
 
@@ -12,7 +14,8 @@ def draw_rows(
 ) -> tuple[Tensor, Tensor]:
     """The times ``(B,)`` and the noise of x ``(B, …)``, which is (a part of) this process's rows of the batch of all.
 
-    Each process draws for all, and keeps its rows: memory for one batch of noise of every process, for a moment.
+    The times, a number for each example and spread evenly over the whole batch, each process draws for all; of the
+    noise its own rows alone. An objective with a ``draw`` of its own draws everything for all, see :func:`draw_all`.
 
     Args:
         objective: which draws.
@@ -23,8 +26,22 @@ def draw_rows(
         rank: of this process; row i of its part is row i·world_size + rank of all.
         world_size: number of processes.
     """
+    if type(objective).draw is not DenoisingScoreMatching.draw:
+        return draw_all(objective, sde, x, size, seed, rank, world_size)
     generator = torch.Generator(x.device).manual_seed(seed)
-    whole = (size * world_size, *x.shape[1:])
-    t, noise = objective.draw(sde, whole, device=x.device, generator=generator)
+    places = torch.arange(rank, len(x) * world_size, world_size, device=x.device)
+    t = objective.times(sde, size * world_size, device=x.device, generator=generator)[places]
+    return t, normal_rows(derive_seed(seed, Stream.NOISE), places, x.shape[1:])
+
+
+def draw_all(
+    objective: DenoisingScoreMatching, sde: SDE, x: Tensor, size: int, seed: int, rank: int, world_size: int
+) -> tuple[Tensor, Tensor]:
+    """As :func:`draw_rows`, by drawing for all processes and keeping this one's rows, as the release of 0.2.0 did it.
+
+    It takes time and memory for one batch of noise of every process.
+    """
+    generator = torch.Generator(x.device).manual_seed(seed)
+    t, noise = objective.draw(sde, (size * world_size, *x.shape[1:]), device=x.device, generator=generator)
     rows = slice(rank, len(x) * world_size, world_size)
     return t[rows].contiguous(), noise[rows].contiguous()

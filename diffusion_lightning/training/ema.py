@@ -27,6 +27,8 @@ class EMA(ExponentialMovingAverage):
     """
 
     shadow_params: list[Tensor]
+    _left_out: Tensor | None = None
+    """How many of the updates were none, where only the device knows."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
         if not 0 <= decay <= 1:
@@ -36,7 +38,7 @@ class EMA(ExponentialMovingAverage):
     @property
     def current_decay(self) -> float:
         """The d_n of the last update; 0 before the first."""
-        n = self.num_updates
+        n = self._counted()
         return min(self.decay, (1 + n) / (10 + n)) if n else 0.0
 
     def take_over(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -48,6 +50,7 @@ class EMA(ExponentialMovingAverage):
 
     def state_dict(self) -> dict[str, Any]:
         """torch-ema's, with whole tensors: it does not depend on how the weights are split."""
+        self._counted()
         return {**super().state_dict(), "shadow_params": [whole_of(average) for average in self.shadow_params]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -59,8 +62,15 @@ class EMA(ExponentialMovingAverage):
         super().load_state_dict(state_dict)
 
     @torch.no_grad()
-    def update(self, parameters: Iterable[nn.Parameter] | None = None) -> None:
-        """Take the current weights into the average; call it after each optimizer step."""
+    def update(self, parameters: Iterable[nn.Parameter] | None = None, kept: bool | Tensor = True) -> None:
+        """Take the current weights into the average; call it after each optimizer step.
+
+        Args:
+            parameters: those that it was made of.
+            kept: whether the step has been one; if not, nothing changes. A truth value on the device is not waited for.
+        """
+        if kept is False:
+            return
         live = list(self._get_parameters(parameters))
         self._follow(live)
         assert self.num_updates is not None  # the warm-up of the decay is always on
@@ -68,7 +78,12 @@ class EMA(ExponentialMovingAverage):
         # the average keeps its precision where Lightning's true-precision plugins have changed that of the weights
         averages = own_rows(self.shadow_params)
         current = [p.to(average.dtype) for p, average in zip(own_rows(live), averages, strict=True)]
-        torch._foreach_lerp_(averages, current, 1 - self.current_decay)
+        if isinstance(kept, Tensor):
+            difference = torch._foreach_sub(current, averages)
+            torch._foreach_mul_(difference, self._weight(kept))
+            torch._foreach_add_(averages, difference)
+        else:
+            torch._foreach_lerp_(averages, current, 1 - self.current_decay)
 
     @contextmanager
     def average_parameters(self, parameters: Iterable[nn.Parameter] | None = None) -> Iterator[None]:
@@ -87,6 +102,23 @@ class EMA(ExponentialMovingAverage):
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(rows, kept)
+
+    def _weight(self, kept: Tensor) -> Tensor:
+        """1 − d_n of this update; 0 if it is none."""
+        assert self.num_updates is not None
+        if self._left_out is None:
+            self._left_out = torch.zeros((), dtype=torch.int64, device=kept.device)
+        self._left_out += ~kept
+        n = (self.num_updates - self._left_out).float()
+        return (1 - ((1 + n) / (10 + n)).clamp(max=self.decay)) * kept
+
+    def _counted(self) -> int:
+        """The number of updates, without those that were none."""
+        assert self.num_updates is not None
+        if self._left_out is not None:
+            self.num_updates -= int(self._left_out)
+            self._left_out = None
+        return self.num_updates
 
     def _follow(self, parameters: list[nn.Parameter]) -> None:
         """Move the average to where the weights are: Lightning moves a module after it was built."""

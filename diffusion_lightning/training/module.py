@@ -25,15 +25,16 @@ from diffusion_lightning.training.callback_states import put_off_the_end
 from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
 from diffusion_lightning.training.compilation import Compile, check_choice, compile_in_place
 from diffusion_lightning.training.data_check import DataCheck
-from diffusion_lightning.training.draws import draw_rows
+from diffusion_lightning.training.draws import draw_all, draw_rows
 from diffusion_lightning.training.ema import EMA
 from diffusion_lightning.training.epoch_loss import EpochLoss, own_part
+from diffusion_lightning.training.fused import fuse
 from diffusion_lightning.training.recipe import build, describe, plain
 from diffusion_lightning.training.resume import Change, changes, check_network
 from diffusion_lightning.training.resume import check as check_resume
 from diffusion_lightning.training.resumption import Resumption, is_resuming, write_run
 from diffusion_lightning.training.schedule import ANY_LENGTH, advance, plateau_monitor, with_scheduler
-from diffusion_lightning.training.sharding import gathered, is_sharded, shard, whole_of
+from diffusion_lightning.training.sharding import gathered, is_sharded, of_all, shard
 from diffusion_lightning.training.skipped_steps import SkippedSteps
 from diffusion_lightning.training.trained import DrawsSamples
 from diffusion_lightning.training.unsupported import check_trainer
@@ -128,6 +129,8 @@ class ScoreModule(DrawsSamples, LightningModule):
         """Of the last optimizer step, before clipping."""
         self.skipping = SkippedSteps(max_skipped_steps)
         self.epoch_loss = EpochLoss()
+        self.draws_own_rows = True
+        """Of the noise; a run of 0.2.0 or before goes on to draw that of all processes, which is another one."""
         self.last_times: Tensor | None = None
         """Of the last batch that was trained on, ``(B,)``."""
         self._resumption = Resumption()
@@ -197,6 +200,7 @@ class ScoreModule(DrawsSamples, LightningModule):
                 self.train()  # Lightning leaves the mode as it finds it
             self._is_loaded = False
             self._resumption.forget()
+            self.draws_own_rows = True
             self.epoch_loss.forget()
             self.skipping.begin()
             self._ends_after_step = False
@@ -212,6 +216,7 @@ class ScoreModule(DrawsSamples, LightningModule):
     def on_train_start(self) -> None:
         """Go on exactly where a checkpoint was saved, but for what is asked for otherwise now."""
         self._resumption.go_on(self)
+        fuse(self.optimizers(use_pl_optimizer=False), self.device, self.trainer)
 
     def configure_model(self) -> None:
         """Split the network and its EMA over the processes, if the trainer's strategy is ``ModelParallelStrategy``."""
@@ -283,8 +288,9 @@ class ScoreModule(DrawsSamples, LightningModule):
                 "scaled: give fused=False, or precision='bf16-mixed'"
             )
         parameters = [p for p in self.network.parameters() if p.grad is not None]
-        self.gradient_norm = whole_of(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-        if self.skipping.look(self.gradient_norm, optimizer, self.trainer, self.network, self.last_times):
+        self.gradient_norm = of_all(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        self.skipping.look(self.gradient_norm, optimizer, self.trainer, self.network, self.last_times)
+        if self.skipping.kept is False:
             return
         limit = self.clip_norm if gradient_clip_val is None else gradient_clip_val
         if gradient_clip_algorithm == "value":
@@ -295,14 +301,14 @@ class ScoreModule(DrawsSamples, LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimizer's step, then the EMA's."""
         super().optimizer_step(*args, **kwargs)
-        if not self.skipping.is_last:
-            self.ema.update()
+        self.ema.update(kept=self.skipping.kept)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss over all processes, and step a ``ReduceLROnPlateau`` if its metric is new.
 
         Lightning would step it after this epoch's checkpoint, which would then lack the step.
         """
+        self.skipping.read(self.trainer, self.network, self.last_times)
         self.log("train/loss_epoch", self.epoch_loss.mean(self.trainer))
         self.watchers.step_plateaus(self.trainer)
         self.watchers.tell_who_waits(self.trainer)
@@ -382,8 +388,10 @@ class ScoreModule(DrawsSamples, LightningModule):
 
     def _draw(self, x: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
         """The times and the noise of x, which is (a part of) this process's ``size`` rows of the batch of all."""
-        sde, trainer = self.denoiser.sde, self.trainer
-        return draw_rows(self.objective, sde, x, size, seed, trainer.global_rank, trainer.world_size)
+        draw = draw_rows if self.draws_own_rows else draw_all
+        return draw(
+            self.objective, self.denoiser.sde, x, size, seed, self.trainer.global_rank, self.trainer.world_size
+        )
 
     def _is_written(self, step: int) -> bool:
         """Whether the trainer writes down what is logged at this optimizer step, counted from 1."""
@@ -431,6 +439,7 @@ class ScoreModule(DrawsSamples, LightningModule):
         is_resumed = is_resuming(self)
         (self.check_resume if is_resumed else self.check_network)(checkpoint)
         self._data.is_trained = True
+        self.draws_own_rows = checkpoint[KEY].get("draws_own_rows", False)
         if self.shape is None and checkpoint["hyper_parameters"]["shape"] is not None:
             self._set_shape(checkpoint["hyper_parameters"]["shape"])
         self.ema.load_state_dict(checkpoint["ema"])

@@ -30,6 +30,7 @@ def write_run(module: "ScoreModule", checkpoint: dict[str, Any]) -> None:
         "version": __version__,
         "run_ids": {type(logger).__name__: logger.version for logger in module.loggers},
         "position": Position.of(module.trainer).write(checkpoint),
+        "draws_own_rows": module.draws_own_rows,
         "skipped_steps": module.skipping.total,
         "skipped_in_a_row": module.skipping.in_a_row,
         "epoch_losses": module.epoch_loss.write(module),

@@ -65,6 +65,11 @@ def own_rows(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in plain]
 
 
+def of_all(number: Tensor) -> Tensor:
+    """A number that each process has a part of, such as the norm of a sharded tensor, added up on their devices."""
+    return number.full_tensor() if isinstance(number, DTensor) else number
+
+
 def whole_of(part: Tensor) -> Tensor:
     """A sharded tensor put together, on the CPU, which every process must ask for; any other as it is."""
     return part.full_tensor().cpu() if isinstance(part, DTensor) else part
