@@ -61,6 +61,8 @@ class GracefulStop(Callback):
             return  # Python hands signals to the main thread only
         self._trainer = trainer
         self._received, self._requeue_wanted, self._in_step = None, False, False
+        # Lightning's agreement on its own SIGTERM, which does not come any more: one more wait for the device a step
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         self._take(signal.SIGTERM, self._on_signal)
         # the launching process passes it on: a terminal's Ctrl-C reaches all of them, a kill only one
         self._take(signal.SIGINT, signal.SIG_IGN if _is_launched(trainer) else self._on_signal)
@@ -127,6 +129,8 @@ class GracefulStop(Callback):
     def _give_back(self) -> None:
         for signum, handler in self._former.items():
             signal.signal(signum, handler)
+        if self._former and self._trainer is not None:
+            vars(self._trainer.fit_loop.epoch_loop).pop("_broadcast_sigterm_tensor", None)
         self._former.clear()
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
 from diffusion_lightning.progress import use_standard_error
+from diffusion_lightning.training.module import STEP_LOSS
 
 REFRESH = 0.2
 """Seconds from one drawing on a terminal to the next."""
@@ -23,6 +24,8 @@ class _RateAndTimeLeft(ProgressBar):
     Both come from the time that training steps took in this epoch so far; validation and sampling are not in them.
     """
 
+    reads_loss = True
+    """Shows the newest loss by itself: what is logged for the bar, Lightning would wait for after every batch."""
     _interval = 0.0
     """Seconds from one drawing to the next, at least: to draw is to wait for the device's newest loss."""
     _drawn = -math.inf
@@ -44,6 +47,8 @@ class _RateAndTimeLeft(ProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
+        if trainer.training and (loss := trainer.callback_metrics.get(STEP_LOSS)) is not None:
+            metrics = {STEP_LOSS: loss.item(), **metrics}
         if trainer.training and self._seconds_per_batch is not None:
             batch_size = getattr(trainer.datamodule, "batch_size", 0)  # type: ignore[attr-defined]
             metrics["images/s"] = f"{batch_size * trainer.world_size / self._seconds_per_batch:.0f}"

@@ -27,8 +27,10 @@ class EMA(ExponentialMovingAverage):
     """
 
     shadow_params: list[Tensor]
+    _asked: int
+    """How often it was updated, and …"""
     _left_out: Tensor | None = None
-    """How many of the updates were none, where only the device knows."""
+    """… how many of these were none, where only the device knows."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
         if not 0 <= decay <= 1:
@@ -36,9 +38,20 @@ class EMA(ExponentialMovingAverage):
         super().__init__(parameters, decay, use_num_updates=True)
 
     @property
+    def num_updates(self) -> int:  # type: ignore[override]
+        """n, the number of updates so far."""
+        if self._left_out is not None:
+            self._asked, self._left_out = self._asked - int(self._left_out), None
+        return self._asked
+
+    @num_updates.setter
+    def num_updates(self, number: int) -> None:
+        self._asked, self._left_out = number, None
+
+    @property
     def current_decay(self) -> float:
         """The d_n of the last update; 0 before the first."""
-        n = self._counted()
+        n = self.num_updates
         return min(self.decay, (1 + n) / (10 + n)) if n else 0.0
 
     def take_over(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -50,7 +63,6 @@ class EMA(ExponentialMovingAverage):
 
     def state_dict(self) -> dict[str, Any]:
         """torch-ema's, with whole tensors: it does not depend on how the weights are split."""
-        self._counted()
         return {**super().state_dict(), "shadow_params": [whole_of(average) for average in self.shadow_params]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -73,8 +85,7 @@ class EMA(ExponentialMovingAverage):
             return
         live = list(self._get_parameters(parameters))
         self._follow(live)
-        assert self.num_updates is not None  # the warm-up of the decay is always on
-        self.num_updates += 1
+        self._asked += 1
         # the average keeps its precision where Lightning's true-precision plugins have changed that of the weights
         averages = own_rows(self.shadow_params)
         current = [p.to(average.dtype) for p, average in zip(own_rows(live), averages, strict=True)]
@@ -105,20 +116,11 @@ class EMA(ExponentialMovingAverage):
 
     def _weight(self, kept: Tensor) -> Tensor:
         """1 − d_n of this update; 0 if it is none."""
-        assert self.num_updates is not None
         if self._left_out is None:
             self._left_out = torch.zeros((), dtype=torch.int64, device=kept.device)
         self._left_out += ~kept
-        n = (self.num_updates - self._left_out).float()
+        n = (self._asked - self._left_out).float()
         return (1 - ((1 + n) / (10 + n)).clamp(max=self.decay)) * kept
-
-    def _counted(self) -> int:
-        """The number of updates, without those that were none."""
-        assert self.num_updates is not None
-        if self._left_out is not None:
-            self.num_updates -= int(self._left_out)
-            self._left_out = None
-        return self.num_updates
 
     def _follow(self, parameters: list[nn.Parameter]) -> None:
         """Move the average to where the weights are: Lightning moves a module after it was built."""

@@ -24,12 +24,12 @@ def fuse(optimizer: Any, device: torch.device, trainer: Trainer) -> None:
     scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
     if device.type != "cuda" or scaled or type(optimizer) not in FUSED:
         return
-    groups = optimizer.param_groups
-    chosen = any(group[name] is not None for group in groups for name in ("fused", "foreach"))
-    other = any(group.get(name) for group in groups for name in ("differentiable", "capturable"))
-    if chosen or other:
+    made = optimizer.defaults
+    if any(made[name] is not None for name in ("fused", "foreach")) or any(
+        made.get(name) for name in ("differentiable", "capturable")
+    ):
         return
-    for group in groups:
+    for group in optimizer.param_groups:
         group["fused"] = True
     optimizer._step_supports_amp_scaling = True
     for state in optimizer.state.values():

@@ -40,6 +40,8 @@ from diffusion_lightning.training.trained import DrawsSamples
 from diffusion_lightning.training.unsupported import check_trainer
 from diffusion_lightning.training.watchers import Watchers
 
+STEP_LOSS = "train/loss_step"
+
 
 class ScoreModule(DrawsSamples, LightningModule):
     r"""Trains a denoiser by denoising score matching, and keeps the averaged weights that samples are drawn from.
@@ -260,7 +262,8 @@ class ScoreModule(DrawsSamples, LightningModule):
         # over all processes only where it is written down: to synchronize every step would slow each one
         written = self._is_written(self.global_step + 1)
         logged = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean") if written else loss
-        self.log("train/loss_step", logged, prog_bar=True)
+        reads = getattr(self.trainer.progress_bar_callback, "reads_loss", False)
+        self.log(STEP_LOSS, logged, prog_bar=not reads)
         # a loss that is not finite makes every gradient so, and thereby, once the processes have added them up, those
         # of all: they skip this step together
         return {"loss": loss * torch.where(finite, 1.0, torch.nan), "losses": losses.detach(), "times": drawn[0]}
@@ -389,9 +392,7 @@ class ScoreModule(DrawsSamples, LightningModule):
     def _draw(self, x: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
         """The times and the noise of x, which is (a part of) this process's ``size`` rows of the batch of all."""
         draw = draw_rows if self.draws_own_rows else draw_all
-        return draw(
-            self.objective, self.denoiser.sde, x, size, seed, self.trainer.global_rank, self.trainer.world_size
-        )
+        return draw(self.objective, self.denoiser.sde, x, size, seed, self.trainer.global_rank, self.trainer.world_size)
 
     def _is_written(self, step: int) -> bool:
         """Whether the trainer writes down what is logged at this optimizer step, counted from 1."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from misfortunes import BrittleUNet, Record
 
 from diffusion_lightning import DenoisingScoreMatching, ScoreModule
 from diffusion_lightning.training.checkpoint_file import load_checkpoint
+from diffusion_lightning.training.non_finite import NonFiniteError
 
 BRITTLE = (
     "--model.network={class_path: misfortunes.BrittleUNet, init_args: "
@@ -44,14 +46,21 @@ def assert_skipped(lines: list[dict[str, Any]], bad: set[int], accumulate: int =
     assert skipped == len(bad)
 
 
+FUSED = partial(torch.optim.AdamW, lr=2e-4, fused=True)
+"""Leaves a step out by itself; nobody waits to hear which."""
+
+
+@pytest.mark.parametrize("optimizer", [None, FUSED])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("failure", ["nan", "inf", "gradient"])
-def test_a_bad_step_changes_nothing(make_module, make_trainer, make_data, tmp_path, monkeypatch, failure, accumulate):
+def test_a_bad_step_changes_nothing(
+    make_module, make_trainer, make_data, tmp_path, monkeypatch, failure, accumulate, optimizer
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BAD_CALLS", "2,5,7")
     network = BrittleUNet(failure, channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False, patch_size=4)
     trainer = make_trainer(limit_train_batches=10, accumulate_grad_batches=accumulate, callbacks=[Record()])
-    trainer.fit(make_module(network=network), datamodule=make_data())
+    trainer.fit(make_module(network=network, optimizer=optimizer), datamodule=make_data())
     assert_skipped(record(tmp_path), {2, 5, 7}, accumulate)
     assert trainer.global_step == 10 // accumulate
 
@@ -98,12 +107,41 @@ def test_bad_examples_change_nothing(make_module, make_trainer, make_data, tmp_p
     assert all(parameter.isfinite().all() for parameter in module.network.parameters())
 
 
-def test_good_steps_in_between_begin_the_count_anew(make_module, make_trainer, make_data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", [None, FUSED])
+def test_good_steps_in_between_begin_the_count_anew(
+    make_module, make_trainer, make_data, tmp_path, monkeypatch, optimizer
+):
     monkeypatch.setenv("BAD_CALLS", "1,2,4,5,7,8")
     network = BrittleUNet(channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False, patch_size=4)
-    module = make_module(network=network, max_skipped_steps=3)
+    module = make_module(network=network, max_skipped_steps=3, optimizer=optimizer)
     make_trainer(limit_train_batches=9).fit(module, datamodule=make_data())
     assert module.skipped_steps == 6
+
+
+@pytest.mark.parametrize(("bad", "row"), [("2,3,4,5", 4), ("1,2,3,4", 4), ("6-", 6)])
+def test_what_the_device_counts_ends_the_run_when_it_is_read(
+    make_module, make_trainer, make_data, tmp_path, monkeypatch, bad, row
+):
+    """Every fourth step; also where the row was over by then."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BAD_CALLS", bad)
+    network = BrittleUNet(channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False, patch_size=4)
+    module = make_module(network=network, max_skipped_steps=4, optimizer=FUSED)
+    with pytest.raises(NonFiniteError, match=f"not finite {row} times in a row"):
+        make_trainer(limit_train_batches=20).fit(module, datamodule=make_data())
+    assert all(parameter.isfinite().all() for parameter in module.network.parameters())
+
+
+def test_the_device_tells_of_a_skipped_step_once(make_module, make_trainer, make_data, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setenv("BAD_CALLS", "1,3")
+    network = BrittleUNet(channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False, patch_size=4)
+    module = make_module(network=network, max_skipped_steps=3, optimizer=FUSED)
+    make_trainer(limit_train_batches=9).fit(module, datamodule=make_data())
+    told = [str(each.message) for each in recwarn if "not finite" in str(each.message)]
+    assert told == [
+        f"{n} of the last steps before step {step}: the loss or its gradient was not finite; they are skipped"
+        for n, step in ((1, 3), (1, 6))
+    ]
 
 
 def test_ten_in_a_row_end_the_run(make_command):

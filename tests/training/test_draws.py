@@ -1,0 +1,57 @@
+"""What a batch is noised by: one stream, of which each process draws its own rows."""
+
+import pytest
+import torch
+
+from diffusion_lightning import VPSDE, DenoisingScoreMatching, KarrasSDE, LogNormalTimes
+from diffusion_lightning.training.draws import draw_all, draw_rows
+
+CASES = [(DenoisingScoreMatching(), VPSDE()), (DenoisingScoreMatching("karras", LogNormalTimes()), KarrasSDE())]
+
+
+@pytest.mark.parametrize("draw", [draw_rows, draw_all])
+@pytest.mark.parametrize(("objective", "sde"), CASES)
+@pytest.mark.parametrize("processes", [2, 4, 64])
+def test_processes_draw_disjoint_rows_of_one_stream(draw, objective, sde, processes):
+    whole = torch.zeros(128, 1, 4, 4)
+    times, noise = draw(objective, sde, whole, 128, 5, 0, 1)
+    size = 128 // processes
+    for rank in range(processes):
+        own_times, own_noise = draw(objective, sde, whole[:size], size, 5, rank, processes)
+        assert torch.equal(own_times, times[rank::processes])
+        assert torch.equal(own_noise, noise[rank::processes])
+    assert len(noise.flatten().unique()) == noise.numel()
+
+
+def test_the_last_batch_of_a_set_draws_the_beginning_of_a_whole_one():
+    objective, sde = CASES[0]
+    times, noise = draw_rows(objective, sde, torch.zeros(8, 3), 8, 5, 1, 2)
+    fewer = draw_rows(objective, sde, torch.zeros(3, 3), 8, 5, 1, 2)
+    assert torch.equal(fewer[0], times[:3])
+    assert torch.equal(fewer[1], noise[:3])
+
+
+@pytest.mark.parametrize("processes", [1, 8, 64])
+def test_the_noise_of_other_processes_is_not_drawn(processes, monkeypatch):
+    asked = []
+    from diffusion_lightning.training import draws
+
+    def counted(key, places, shape):
+        asked.append(len(places))
+        return normal_rows(key, places, shape)
+
+    normal_rows = draws.normal_rows
+    monkeypatch.setattr(draws, "normal_rows", counted)
+    draw_rows(*CASES[0], torch.zeros(16, 2), 16, 5, processes - 1, processes)
+    assert asked == [16]
+
+
+def test_an_objective_that_draws_by_itself_is_asked():
+    class Offset(DenoisingScoreMatching):
+        def draw(self, sde, shape, *, device=None, generator=None):
+            t, noise = super().draw(sde, shape, device=device, generator=generator)
+            return t, noise + 100
+
+    t, noise = draw_rows(Offset(), VPSDE(), torch.zeros(4, 3), 4, 5, 1, 2)
+    assert (noise > 50).all()
+    assert torch.equal(t, draw_rows(*CASES[0], torch.zeros(4, 3), 4, 5, 1, 2)[0])
