@@ -32,9 +32,10 @@ class GracefulStop(Callback):
     """Ends training between two optimizer steps when SIGTERM (preemption) or SIGINT (Ctrl-C) has come.
 
     ``last.ckpt`` is saved first, where the trainer has a callback that saves checkpoints. A signal to any process stops
-    all of them at the same step, the next but one at the latest. While an epoch's pictures are drawn, when the last step is saved already, it ends at
-    once; a second Ctrl-C ends anything at once. Under SLURM the signal of Lightning's automatic requeueing is also
-    answered between two steps, and after it the job goes on until SLURM ends it.
+    all of them after the same step, one later where there are several. While an epoch's pictures are drawn, when the
+    last step is saved already, it ends at once; a second Ctrl-C ends anything at once. Under SLURM the signal of
+    Lightning's automatic requeueing is also answered between two steps, and after it the job goes on until SLURM ends
+    it.
 
     Raises:
         Stopped: out of ``fit``, when it is done.

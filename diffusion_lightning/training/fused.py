@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-
 FUSED = torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD
 """Those whose fused form takes ``found_inf``."""
 

@@ -34,7 +34,7 @@ from diffusion_lightning.training.resume import Change, changes, check_network
 from diffusion_lightning.training.resume import check as check_resume
 from diffusion_lightning.training.resumption import Resumption, is_resuming, write_run
 from diffusion_lightning.training.schedule import ANY_LENGTH, advance, plateau_monitor, with_scheduler
-from diffusion_lightning.training.sharding import gathered, is_sharded, of_all, shard
+from diffusion_lightning.training.sharding import blocks, gathered, is_sharded, of_all, shard, warn_of_split_matrices
 from diffusion_lightning.training.skipped_steps import SkippedSteps
 from diffusion_lightning.training.trained import DrawsSamples
 from diffusion_lightning.training.unsupported import check_trainer
@@ -223,11 +223,12 @@ class ScoreModule(DrawsSamples, LightningModule):
     def configure_model(self) -> None:
         """Split the network and its EMA over the processes, if the trainer's strategy is ``ModelParallelStrategy``."""
         if self.device_mesh is not None and not is_sharded(self.network):
+            self._compile_once(blocks(self.network))
             shard(self.network, self.device_mesh)
             self.ema.take_over(p for p in self.network.parameters() if p.requires_grad)
 
     def on_fit_start(self) -> None:
-        """Compile the network if that was asked for: now it is on its device and, if it is sharded, split."""
+        """Compile the network if that was asked for: now it is on its device."""
         self._compile_once()
 
     on_validation_start = on_test_start = on_predict_start = on_fit_start
@@ -324,6 +325,8 @@ class ScoreModule(DrawsSamples, LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer over the trainable parameters, and the scheduler if there is one."""
         optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
+        if is_sharded(self.network):
+            warn_of_split_matrices(optimizer)
         run_steps = ANY_LENGTH if self._trainer is None else self.trainer.estimated_stepping_batches
         return with_scheduler(optimizer, self.lr_scheduler, run_steps)
 
@@ -403,8 +406,11 @@ class ScoreModule(DrawsSamples, LightningModule):
         """This process's of the numbers that each process had; of another number of processes, the first takes all."""
         return own_part(of_processes, self)
 
-    def _compile_once(self) -> None:
-        compile_in_place(self.network, self._compile, self.device)
+    def _compile_once(self, parts: list[nn.Module] | None = None) -> None:
+        device = (
+            self.device if parts is None else self.trainer.strategy.root_device
+        )  # it is moved there when it is split
+        compile_in_place(self.network, self._compile, device, parts)
         self._compile = False
 
     def _precision(self) -> Any:

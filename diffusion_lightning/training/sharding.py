@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -20,11 +22,25 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     The items of its ``nn.ModuleList`` s, which are the blocks of our networks, are made whole one at a time when they
     run; what is outside of them while the network runs. The parameters become other objects.
     """
-    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
-    blocks = [item for parent in lists for item in parent if not isinstance(item, nn.ModuleList)]
     # a block within a block must come before it, and the network last
-    for module in (*reversed(blocks), network):
+    for module in (*reversed(blocks(network)), network):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """The items of a network's ``nn.ModuleList`` s, each before those inside of it."""
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    return [item for parent in lists for item in parent if not isinstance(item, nn.ModuleList)]
+
+
+def warn_of_split_matrices(optimizer: torch.optim.Optimizer) -> None:
+    """Warn of an optimizer that works on whole matrices, of which each process has only rows: Muon."""
+    name = type(optimizer).__name__
+    if "Muon" in name:
+        rank_zero_warn(
+            f"{name} under FSDP: each matrix is put together many times a step, and the run is not the one that DDP "
+            "makes: use --model.optimizer torch.optim.AdamW, or configs/overlays/ddp.yaml"
+        )
 
 
 def is_sharded(network: nn.Module) -> bool:

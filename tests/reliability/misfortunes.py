@@ -9,15 +9,20 @@ import os
 import resource
 import signal
 import time
+import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partialmethod
 from io import BytesIO
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusion_lightning import EmbeddedMNIST, ScoreModule, UNet
+from diffusion_lightning import SDE, EmbeddedMNIST, ScoreModule, UNet
 from diffusion_lightning.training.ema import EMA
 
 FUNCTIONS = {"sample": (ScoreModule, "sample"), "ema": (EMA, "update"), "write": (torch, "save")}
@@ -114,6 +119,53 @@ class Record(Callback):
         assert isinstance(pl_module, ScoreModule)
         final = {"network": list(pl_module.network.state_dict().values()), "ema": pl_module.ema.shadow_params}
         torch.save(final, f"final.rank{trainer.global_rank}.pt")
+
+
+class CountGraphs(Callback):
+    """Compiles by torch's own kernels, which is quick, and leaves what was compiled in ``graphs.rank….json``."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.compile = partialmethod(torch.nn.Module.compile, backend="eager")  # type: ignore[method-assign]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        compiled = [module for module in pl_module.modules() if module._compiled_call_impl is not None]
+        found = {
+            "blocks": len(compiled),
+            "graphs": counters["stats"]["unique_graphs"] - 1,  # the probe's
+            "breaks": sum(counters["graph_break"].values()),
+            "given up": counters["frames"]["total"] - counters["frames"]["ok"],
+        }
+        with open(f"graphs.rank{trainer.global_rank}.json", "w") as file:
+            json.dump(found, file)
+
+
+class HostWaits(Callback):
+    """Leaves in ``waits.rank….json`` where the host read a number of a tensor, and how often the processes talked, in
+    the steps from the fourth to the thirteenth."""
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 3:
+            SDE.check_times = lambda *_: None  # type: ignore[method-assign, assignment]  # reads them on a CPU alone
+            self._counting = _Counting()
+            self._counting.__enter__()
+        if trainer.global_step == 13:
+            self._counting.__exit__(None, None, None)
+            with open(f"waits.rank{trainer.global_rank}.json", "w") as file:
+                json.dump(self._counting.found, file)
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, int] = defaultdict(int)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(function)
+        if name.startswith(("aten._local_scalar_dense", "c10d")):
+            names = (frame.f_globals["__name__"] for frame, _ in traceback.walk_stack(None))
+            where = next(module for module in names if module.split(".")[0] in ("lightning", "diffusion_lightning"))
+            self.found[f"{name.partition('.default')[0]} in {where}"] += 1
+        return function(*args, **(kwargs or {}))
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

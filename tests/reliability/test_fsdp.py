@@ -1,20 +1,33 @@
 """FSDP2 on two real processes: the same run as DDP's, and checkpoints that go between the two."""
 
 import csv
+import json
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from timm.optim import Muon
 from torch import nn
 from torch.distributed import destroy_process_group, init_process_group
 from torch.distributed.device_mesh import init_device_mesh
 
 from diffusion_lightning import ScoreModule, UNet
 from diffusion_lightning.training.ema import EMA
-from diffusion_lightning.training.sharding import gathered, is_sharded, number_as_in, own_rows, part_of, shard, whole_of
+from diffusion_lightning.training.sharding import (
+    gathered,
+    is_sharded,
+    number_as_in,
+    own_rows,
+    part_of,
+    shard,
+    warn_of_split_matrices,
+    whole_of,
+)
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
@@ -58,7 +71,10 @@ def command(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
         done = subprocess.run(
             [sys.executable, "-m", "diffusion_lightning", subcommand, *config, "--run_name", name, *args],
             cwd=folder,
-            env=environment,
+            env={
+                **environment,
+                "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), environment.get("PYTHONPATH", ""))),
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -119,6 +135,34 @@ def test_the_measurements_agree_with_ddps(fitted):
     assert [name for name, _ in rows[0]] == [name for name, _ in rows[1]]
     assert {"fid/mnist@5", "val/loss", "train/loss_epoch"} <= {name for name, _ in rows[0]}
     assert [value for _, value in rows[1]] == pytest.approx([value for _, value in rows[0]], rel=1e-3)
+
+
+def test_each_block_is_compiled_by_itself_and_none_is_given_up(command, fitted):
+    callbacks = "[{class_path: misfortunes.CountGraphs}]"
+    run = command(
+        "fit",
+        "fsdp",
+        "compiled",
+        "--model.compile=true",
+        "--trainer.limit_val_batches=0",
+        f"--trainer.callbacks={callbacks}",
+    )
+    assert_same_state(last(run), last(fitted["fsdp"]))
+    for rank in (0, 1):
+        found = json.loads((run.parents[2] / f"graphs.rank{rank}.json").read_text())
+        assert (found["blocks"], found["breaks"], found["given up"]) == (10, 0, 0)
+        assert 0 < found["graphs"] <= found["blocks"]  # equal blocks share one
+
+
+def test_an_optimizer_that_needs_whole_matrices_is_told_of():
+    weight = nn.Parameter(torch.zeros(2, 2))
+    for optimizer, expected in ((Muon([weight]), 1), (torch.optim.AdamW([weight]), 0)):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            warn_of_split_matrices(optimizer)
+        assert [("Muon" in str(each.message), "AdamW" in str(each.message)) for each in told] == [
+            (True, True)
+        ] * expected
 
 
 def test_either_goes_on_from_the_others_checkpoint(resumed):
