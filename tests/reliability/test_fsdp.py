@@ -64,6 +64,7 @@ def command(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
     """Runs the command with one of the overlays; gives the run's folder."""
     folder = tmp_path_factory.mktemp("fsdp")
     (folder / "tiny.yaml").write_text(TINY)
+    search = os.pathsep.join((str(Path(__file__).parent), environment.get("PYTHONPATH", "")))
 
     def run(subcommand: str, overlay: str, name: str, *args: str) -> Path:
         files = [CONFIGS / "quickstart.yaml", CONFIGS / "overlays" / f"{overlay}.yaml", "tiny.yaml"]
