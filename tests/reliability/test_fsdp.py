@@ -72,10 +72,7 @@ def command(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
         done = subprocess.run(
             [sys.executable, "-m", "diffusion_lightning", subcommand, *config, "--run_name", name, *args],
             cwd=folder,
-            env={
-                **environment,
-                "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), environment.get("PYTHONPATH", ""))),
-            },
+            env={**environment, "PYTHONPATH": search},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

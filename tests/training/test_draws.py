@@ -1,9 +1,16 @@
 """What a batch is noised by: one stream, of which each process draws its own rows."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from diffusion_lightning import VPSDE, DenoisingScoreMatching, KarrasSDE, LogNormalTimes
+from diffusion_lightning.philox import normal_rows
+from diffusion_lightning.training import draws
+from diffusion_lightning.training.checkpoint_file import KEY
 from diffusion_lightning.training.draws import draw_all, draw_rows
 
 CASES = [(DenoisingScoreMatching(), VPSDE()), (DenoisingScoreMatching("karras", LogNormalTimes()), KarrasSDE())]
@@ -34,13 +41,11 @@ def test_the_last_batch_of_a_set_draws_the_beginning_of_a_whole_one():
 @pytest.mark.parametrize("processes", [1, 8, 64])
 def test_the_noise_of_other_processes_is_not_drawn(processes, monkeypatch):
     asked = []
-    from diffusion_lightning.training import draws
 
     def counted(key, places, shape):
         asked.append(len(places))
         return normal_rows(key, places, shape)
 
-    normal_rows = draws.normal_rows
     monkeypatch.setattr(draws, "normal_rows", counted)
     draw_rows(*CASES[0], torch.zeros(16, 2), 16, 5, processes - 1, processes)
     assert asked == [16]
@@ -55,3 +60,35 @@ def test_an_objective_that_draws_by_itself_is_asked():
     t, noise = draw_rows(Offset(), VPSDE(), torch.zeros(4, 3), 4, 5, 1, 2)
     assert (noise > 50).all()
     assert torch.equal(t, draw_rows(*CASES[0], torch.zeros(4, 3), 4, 5, 1, 2)[0])
+
+
+class AsBefore(Callback):
+    """Draws as the release of 0.2.0."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.draws_own_rows = False
+
+
+def test_a_run_of_an_old_release_goes_on_with_its_own_draws(make_module, make_trainer, make_data, tmp_path):
+    def trained(steps: int, *callbacks: Callback, start: Path | None = None) -> tuple[Any, Any]:
+        module = make_module()
+        trainer = make_trainer(max_epochs=-1, max_steps=steps, callbacks=list(callbacks))
+        trainer.fit(module, datamodule=make_data(), ckpt_path=start)
+        return trainer, torch.cat([p.detach().flatten() for p in module.network.parameters()])
+
+    whole, new = trained(6, AsBefore())[1], trained(6)[1]
+    assert not torch.equal(whole, new)
+
+    trained(4, AsBefore())[0].save_checkpoint(tmp_path / "old.ckpt")
+    checkpoint = torch.load(tmp_path / "old.ckpt", weights_only=True)
+    assert checkpoint[KEY].pop("draws_own_rows") is False  # which the old release did not write down
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    trainer, resumed = trained(6, start=tmp_path / "old.ckpt")
+    assert torch.equal(resumed, whole)
+
+    trainer.save_checkpoint(tmp_path / "newer.ckpt")
+    assert torch.load(tmp_path / "newer.ckpt", weights_only=True)[KEY]["draws_own_rows"] is False
+    # a new training from those weights is a new one
+    module = type(make_module()).load_from_checkpoint(tmp_path / "newer.ckpt")
+    make_trainer(limit_train_batches=1).fit(module, datamodule=make_data())
+    assert module.draws_own_rows
