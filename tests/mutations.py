@@ -741,9 +741,9 @@ MUTATIONS = [
     Mutation(
         "compiled at each validation of a run again",
         "training/module.py",
-        """        compile_in_place(self.network, self._compile, self.device)
+        """        compile_in_place(self.network, self._compile, device, parts)
         self._compile = False""",
-        "        compile_in_place(self.network, self._compile, self.device)",
+        "        compile_in_place(self.network, self._compile, device, parts)",
         "tests/training/test_compilation.py::test_the_choice_is_made_when_the_run_starts",
     ),
     Mutation(
