@@ -39,7 +39,7 @@ from diffusion_lightning.commands.usage import UsageError, explain
 from diffusion_lightning.loggers import RunLogger, TensorBoardLogger, WandbLogger
 from diffusion_lightning.loggers.guest import as_guest
 from diffusion_lightning.loggers.tensorboard_logger import go_on
-from diffusion_lightning.messages import warn
+from diffusion_lightning.messages import is_first_process, warn
 from diffusion_lightning.tables import print_table
 from diffusion_lightning.training import precision
 from diffusion_lightning.training.module import ScoreModule
@@ -258,7 +258,12 @@ class DiffusionCLI(LightningCLI):
             raise
 
     def _check_parts(self, callbacks: Sequence[Any]) -> None:
-        """See that data, network and what draws samples fit each other, as the trainer will once a run has begun."""
+        """See that data, network and what draws samples fit each other, as the trainer will once a run has begun.
+
+        The first process does, for the others learn from it what a folder of pictures holds.
+        """
+        if not is_first_process():
+            return
         self.model.check_data(self.datamodule, is_new=self.subcommand == "fit" and not self.resumed.checkpoint)
         for callback in callbacks:
             if isinstance(callback, SamplingCallback) and not self._is_dry():  # a dry run draws nothing

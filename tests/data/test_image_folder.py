@@ -35,6 +35,12 @@ def tensor(image):
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
+def split(data):
+    """The names of the training pictures and of the held-out ones."""
+    names, train = list(data._found.names), data._found.train
+    return names[:train], names[train:]
+
+
 def everything(data):
     return [data.train_images[range(len(data.train_images))], data.held_out_images[range(len(data.held_out_images))]]
 
@@ -234,7 +240,7 @@ def test_fingerprint_follows_the_files_and_the_settings(classes):
     assert first != fingerprint(channels=1)
     assert first != fingerprint(val_fraction=0.5)
     data = ImageFolder(str(classes), image_size=8)
-    path = classes / data._splits[0][0]
+    path = classes / split(data)[0][0]
     pixels = np.array(Image.open(path))
     pixels[3, 3, 1] ^= 1
     before = path.stat()
@@ -278,7 +284,7 @@ def test_folders_of_every_name_for_training_and_holding_out(train, held_out, tmp
             save(tmp_path / folder / label / "x.png", picture(seed=len(folder)))
     data = ImageFolder(str(tmp_path))
     assert data.class_names == ["a", "b"]
-    assert data._splits == ([f"{train}/a/x.png", f"{train}/b/x.png"], [f"{held_out}/a/x.png", f"{held_out}/b/x.png"])
+    assert split(data) == ([f"{train}/a/x.png", f"{train}/b/x.png"], [f"{held_out}/a/x.png", f"{held_out}/b/x.png"])
 
 
 @pytest.mark.parametrize(
@@ -390,7 +396,7 @@ def test_a_damaged_picture_is_named(classes, in_memory):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_all_pictures_that_cannot_be_read_are_named_before_a_run_begins(classes, in_memory):
     data = ImageFolder(str(classes), in_memory=in_memory)
-    train, held_out = data._splits
+    train, held_out = split(data)
     for name in (*train[:2], *held_out[:2]):  # in both parts
         (classes / name).write_bytes((classes / name).read_bytes()[:60])
     (classes / train[2]).write_bytes(b"no picture")
