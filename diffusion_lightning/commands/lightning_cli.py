@@ -258,13 +258,9 @@ class DiffusionCLI(LightningCLI):
             raise
 
     def _check_parts(self, callbacks: Sequence[Any]) -> None:
-        """See that data, network and what draws samples fit each other, as the trainer will once a run has begun.
-
-        The first process does, for the others learn from it what a folder of pictures holds.
-        """
-        if not is_first_process():
-            return
-        self.model.check_data(self.datamodule, is_new=self.subcommand == "fit" and not self.resumed.checkpoint)
+        """See that data, network and what draws samples fit each other, as the trainer will once a run has begun."""
+        if is_first_process():  # from which the others learn later what classes a folder holds
+            self.model.check_data(self.datamodule, is_new=self.subcommand == "fit" and not self.resumed.checkpoint)
         for callback in callbacks:
             if isinstance(callback, SamplingCallback) and not self._is_dry():  # a dry run draws nothing
                 callback.check(self.model, self.datamodule)

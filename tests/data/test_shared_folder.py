@@ -31,7 +31,8 @@ model:
   network: {init_args: {in_channels: 3, channels: [8], middle_attention: false, embed_dim: 8, num_classes: 2}}
 data:
   class_path: diffusion_lightning.ImageFolder
-  init_args: {root: pictures, image_size: 4, val_fraction: 0.25, in_memory: false, batch_size: 4, num_workers: null, seed: 3}
+  init_args:
+    {root: pictures, image_size: 4, val_fraction: 0.25, in_memory: false, batch_size: 4, seed: 3, num_workers: null}
 """
 
 # found by the command through PYTHONPATH: which folders a process looks into, and what it trains on
