@@ -889,7 +889,7 @@ MUTATIONS = [
     Mutation(
         "what the first process found is not taken",
         "data/image_folder.py",
-        "            self._found = found\n",
+        "            self._folder = found\n",
         "",
         f"{SHARED_FOLDER}[2]",
     ),

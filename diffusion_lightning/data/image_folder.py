@@ -85,12 +85,12 @@ class ImageFolder(ImageDataModule):
     @property
     def num_classes(self) -> int:  # type: ignore[override]
         """Number of first-level subfolders with pictures, or 1 if there is no class; looks at names only."""
-        return max(len(self._found.class_names), 1)
+        return max(len(self._folder.class_names), 1)
 
     @property
     def class_names(self) -> list[str] | None:  # type: ignore[override]
         """The names of those subfolders, None if there is no class."""
-        return self._found.class_names or None
+        return self._folder.class_names or None
 
     @property
     def num_workers(self) -> int:
@@ -110,7 +110,7 @@ class ImageFolder(ImageDataModule):
         """
         if self.trainer is not None and not self.trainer.is_global_zero:
             return
-        _ = self._found
+        _ = self._folder
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             rank_zero_info(self.found())
         if not self._is_in_memory:  # else they are read as a whole
@@ -124,7 +124,7 @@ class ImageFolder(ImageDataModule):
 
     def load_images(self) -> tuple[ImageSet, ImageSet]:
         """The training pictures and the held-out ones, each sorted by name."""
-        train, held_out = slice(self._found.train), slice(self._found.train, None)
+        train, held_out = slice(self._folder.train), slice(self._folder.train, None)
         if not self._is_in_memory:
             return self._files(train), self._files(held_out)
         whole = self._files().load()  # both at once, so that all that cannot be read are told of together
@@ -136,7 +136,7 @@ class ImageFolder(ImageDataModule):
 
         Of pictures that stay on disk it also tells how many workers read them.
         """
-        line = f"ImageFolder {str(self.root)!r}: {self._found.summary()}"
+        line = f"ImageFolder {str(self.root)!r}: {self._folder.summary()}"
         if self._is_in_memory:
             return line
         workers = self.num_workers or "no"
@@ -144,14 +144,14 @@ class ImageFolder(ImageDataModule):
         return f"{line}; read from the disk by {workers} worker{'s' * (workers != 1)}{each}"
 
     def _reference_digest(self) -> str:
-        found = self._found
-        return pictures_digest(found.path, found.names[: found.train], self.shape)
+        folder = self._folder
+        return pictures_digest(folder.path, folder.names[: folder.train], self.shape)
 
     @property
     def _is_in_memory(self) -> bool:
         if self.in_memory is not None:
             return self.in_memory
-        return fits_in_memory(len(self._found.names), self.shape)
+        return fits_in_memory(len(self._folder.names), self.shape)
 
     @property
     def _processes(self) -> int:
@@ -159,12 +159,12 @@ class ImageFolder(ImageDataModule):
         return self.trainer.world_size // self.trainer.num_nodes if self.trainer is not None else 1
 
     def _files(self, part: slice = slice(None)) -> PictureFiles:
-        found = self._found
-        paths = Paths(found.path, found.names[part])
-        return PictureFiles(paths, found.labels[part], self.image_size, self.channels)
+        folder = self._folder
+        paths = Paths(folder.path, folder.names[part])
+        return PictureFiles(paths, folder.labels[part], self.image_size, self.channels)
 
     @cached_property
-    def _found(self) -> PictureFolder:
+    def _folder(self) -> PictureFolder:
         return look_into(str(self.root), self.val_fraction)
 
     def _share(self, trainer: Trainer) -> None:
@@ -172,9 +172,9 @@ class ImageFolder(ImageDataModule):
 
         What a process has found by itself may differ: on another machine, or while files come and go.
         """
-        found: Any = trainer.strategy.broadcast(self._found if trainer.is_global_zero else None)
+        found: Any = trainer.strategy.broadcast(self._folder if trainer.is_global_zero else None)
         if not trainer.is_global_zero:
-            self._found = found
+            self._folder = found
             self._images = self._fingerprint = None
             if trainer.local_rank == 0 and not self._is_in_memory:
                 self._files().check()  # this machine's disk may be another one

@@ -40,7 +40,7 @@ def tensor(image):
 
 def split(data):
     """The names of the training pictures and of the held-out ones."""
-    names, train = list(data._found.names), data._found.train
+    names, train = list(data._folder.names), data._folder.train
     return names[:train], names[train:]
 
 
