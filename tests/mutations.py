@@ -40,6 +40,10 @@ SDE, PARAMETERIZATION, DENOISER, OBJECTIVE = (
     f"tests/test_{name}.py" for name in ("sde", "parameterization", "denoiser", "objective")
 )
 EMA = "tests/training/test_ema.py"
+FOLDER = "tests/data/test_image_folder.py"
+SHARED_FOLDER = (
+    "tests/data/test_shared_folder.py::test_the_first_process_alone_searches_and_both_train_on_what_it_found"
+)
 
 RELIABILITY = "tests/reliability"
 POSITION = "tests/training/test_position.py::test_a_run_that_crashed_is_the_run_that_did_not"
@@ -929,6 +933,70 @@ MUTATIONS = [
         "zip(iterator._workers, iterator._index_queues, strict=True)",
         "zip(iterator._workers, iterator._workers, strict=True)",
         "tests/data/test_loader.py::test_workers_end_with_a_loader_that_is_garbage",
+    ),
+    # ---- folders of a million pictures
+    Mutation(
+        "every process searches the folder before they begin",
+        "commands/lightning_cli.py",
+        "        if is_first_process():  # from",
+        "        if True:  # from",
+        f"{SHARED_FOLDER}[1]",
+    ),
+    Mutation(
+        "another machine's process searches the folder itself",
+        "training/module.py",
+        "        if self.trainer.is_global_zero:\n            self._data.sets(self.trainer)",
+        "        self._data.sets(self.trainer)",
+        f"{SHARED_FOLDER}[2]",
+    ),
+    Mutation(
+        "what the first process found is not taken",
+        "data/image_folder.py",
+        "            self._folder = found\n",
+        "",
+        f"{SHARED_FOLDER}[2]",
+    ),
+    Mutation(
+        "the last names are held out, not those of the smallest hashes",
+        "data/picture_folder.py",
+        "heapq.nsmallest(count, hashes)",
+        "heapq.nlargest(count, hashes)",
+        f"{FOLDER}::test_the_split_is_disjoint_whole_and_the_same_in_every_run",
+    ),
+    Mutation(
+        "names that are no text become others",
+        "data/names.py",
+        'name.encode("utf-8", "surrogatepass")',
+        'name.encode("utf-8", "replace")',
+        "tests/data/test_names.py::test_what_goes_in_comes_out",
+    ),
+    Mutation(
+        "pictures on disk are read by the training process alone",
+        "data/image_folder.py",
+        "return 0 if self._is_in_memory else useful_workers(self._processes)",
+        "return 0",
+        f"{FOLDER}::test_pictures_on_disk_are_read_by_as_many_workers_as_there_are_cpus",
+    ),
+    Mutation(
+        "each process takes all CPUs for its workers",
+        "data/loader.py",
+        "usable if are_own else usable // processes",
+        "usable",
+        f"{FOLDER}::test_the_processes_of_a_machine_share_its_cpus",
+    ),
+    Mutation(
+        "the workers of the FID's reference end with Ctrl-C",
+        "data/loader.py",
+        '**{"worker_init_fn": leave_signals, **kwargs}',
+        "**kwargs",
+        "tests/data/test_loader.py::test_workers_leave_signals_to_the_training_process",
+    ),
+    Mutation(
+        "a parent's type says whether an argument may be null",
+        "commands/parser.py",
+        "if name in parameters.keys() - known",
+        "if name in parameters",
+        "tests/commands/test_parser.py",
     ),
 ]
 

@@ -111,6 +111,18 @@ def test_page_of_growth_and_its_plot(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_folder_has_as_many_pictures_as_asked_for_and_its_page_what_was_measured(tmp_path: Path) -> None:
+    from folder_memory import CLASSES, make_folder, page
+
+    make_folder(tmp_path, 2 * CLASSES)
+    folders = list(tmp_path.iterdir())
+    assert len(folders) == CLASSES
+    assert all(len(list(folder.iterdir())) == 2 for folder in folders)
+    row = {"found": 98.2, "looked_at": 93.0, "peak": 1165.0, "worker": 0.4}
+    text = page({"workers": 2, "batches": 500, "pictures": 10**6, "machine": "a machine", "rows": {"ours": row}})
+    assert "| ours | 98 MB | 93 MB | 1,165 MB | 0 MB |" in text
+
+
 def test_page_of_start_up() -> None:
     from start_up import drawing_seconds, page
 

@@ -25,11 +25,13 @@ class RealImages:
         name: in results.
         images: as a data module holds them.
         data_id: makes a name for exactly these images, by which what is computed of them is kept.
+        workers: processes that read them beside this one.
     """
 
     name: str
     images: ImageSet
     data_id: Callable[[], str]
+    workers: int = 0
 
     @property
     def count(self) -> int:
@@ -61,7 +63,7 @@ class Comparison:
         if self.real is None:
             return self.statistics
         batches = watched(
-            image_batches(self.real.images),
+            image_batches(self.real.images, workers=self.real.workers),
             total=self.real.count,
             desc="reference",
             unit="image",

@@ -188,6 +188,7 @@ def look_at_neighbours(
         NEAREST,
         seed=subject.seed,
         progress=subject.progress,
+        workers=comparison.real.workers,
     )
     write_png(neighbours_picture(found, comparison.real.images), path)
     spaces = (("features", found.in_features), ("pixels", found.in_pixels))

@@ -39,7 +39,7 @@ from diffusion_lightning.commands.usage import UsageError, explain
 from diffusion_lightning.loggers import RunLogger, TensorBoardLogger, WandbLogger
 from diffusion_lightning.loggers.guest import as_guest
 from diffusion_lightning.loggers.tensorboard_logger import go_on
-from diffusion_lightning.messages import warn
+from diffusion_lightning.messages import is_first_process, warn
 from diffusion_lightning.tables import print_table
 from diffusion_lightning.training import precision
 from diffusion_lightning.training.module import ScoreModule
@@ -259,7 +259,8 @@ class DiffusionCLI(LightningCLI):
 
     def _check_parts(self, callbacks: Sequence[Any]) -> None:
         """See that data, network and what draws samples fit each other, as the trainer will once a run has begun."""
-        self.model.check_data(self.datamodule, is_new=self.subcommand == "fit" and not self.resumed.checkpoint)
+        if is_first_process():  # from which the others learn later what classes a folder holds
+            self.model.check_data(self.datamodule, is_new=self.subcommand == "fit" and not self.resumed.checkpoint)
         for callback in callbacks:
             if isinstance(callback, SamplingCallback) and not self._is_dry():  # a dry run draws nothing
                 callback.check(self.model, self.datamodule)

@@ -186,8 +186,8 @@ def _check_config_file(path: str) -> None:
 
 
 def never_none(cls: Any) -> set[str]:
-    """The names of a class's arguments, those of its parents included, whose types have no None."""
-    names: set[str] = set()
+    """The names of a class's arguments whose types have no None; of an argument that its parents have too, its own."""
+    names, known = set[str](), set[str]()
     for base in inspect.getmro(cls) if inspect.isclass(cls) else ():
         if "__init__" in vars(base) and base is not object:
             try:
@@ -198,10 +198,11 @@ def never_none(cls: Any) -> set[str]:
             names |= {
                 name
                 for name, hint in hints.items()
-                if name in parameters
+                if name in parameters.keys() - known
                 and parameters[name].default is not None
                 and parameters[name].default is not inspect.Parameter.empty  # told of as missing, by another check
                 and hint not in (Any, object)
                 and not {None, type(None)} & set(get_args(hint))
             }
+            known |= parameters.keys()
     return names

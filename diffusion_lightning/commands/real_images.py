@@ -11,6 +11,8 @@ from diffusion_lightning.commands.comparison import RealImages
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.data.base import ImageDataModule
+from diffusion_lightning.data.loader import useful_workers
+from diffusion_lightning.data.names import Names, Paths
 from diffusion_lightning.data.pictures import PictureFiles, find_pictures, fits_in_memory, pictures_digest
 from diffusion_lightning.data.tensor_images import ImageSet
 
@@ -70,7 +72,7 @@ def images_of_data(data: ImageDataModule, from_run: bool) -> RealImages:
         if from_run:
             raise UsageError(f"the run's training data: {error}; or give --data or --reference") from error
         raise
-    return RealImages(type(data).__name__, data.train_images, data.fingerprint)
+    return RealImages(type(data).__name__, data.train_images, data.fingerprint, data.num_workers)
 
 
 def images_of_folder(folder: Path, shape: tuple[int, ...], quiet: bool) -> RealImages:
@@ -83,12 +85,10 @@ def images_of_folder(folder: Path, shape: tuple[int, ...], quiet: bool) -> RealI
     channels, height, width = shape
     if height != width:
         raise UsageError(f"reference={str(folder)!r}: folders are of square images, the samples {shape}: give --data")
-    names = find_pictures(folder)
+    names = Names(find_pictures(folder))
     if len(names) < 2:
         raise UsageError(f"reference={str(folder)!r}: holds {len(names) or 'no'} pictures: must hold at least 2")
-    files = PictureFiles(
-        [folder / name for name in names], torch.zeros(len(names), dtype=torch.int64), height, channels
-    )
+    files = PictureFiles(Paths(folder, names), torch.zeros(len(names), dtype=torch.int64), height, channels)
     try:
         sizes = files.sizes(progress=not quiet)
     except OSError as error:
@@ -99,5 +99,7 @@ def images_of_folder(folder: Path, shape: tuple[int, ...], quiet: bool) -> RealI
                 f"reference={str(folder)!r}: {name} has {size[0]} × {size[1]} pixels: must have {width} × {height}, as "
                 "the samples; --data ImageFolder resizes"
             )
-    images: ImageSet = files.load(progress=not quiet) if fits_in_memory(len(names), shape) else files
-    return RealImages(str(folder), images, lambda: pictures_digest(folder, names, shape)[:16])
+    in_memory = fits_in_memory(len(names), shape)
+    images: ImageSet = files.load(progress=not quiet) if in_memory else files
+    workers = 0 if in_memory else useful_workers()
+    return RealImages(str(folder), images, lambda: pictures_digest(folder, names, shape)[:16], workers)

@@ -7,15 +7,34 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
+
+MOST_WORKERS = 8
+"""More do not help: what is read waits for the network."""
+
+
+def useful_workers(processes: int = 1) -> int:
+    """How many workers to read files with: the CPUs that this process has for itself, at most 8.
+
+    Args:
+        processes: of the training on this machine. They share the CPUs that this process may use, unless SLURM has
+            given each of its tasks some of its own.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    tasks, of_each = (int(os.environ.get(f"SLURM_{name}") or 0) for name in ("NTASKS", "CPUS_PER_TASK"))
+    are_own = tasks > 1 and usable <= of_each
+    return min(usable if are_own else usable // processes, MOST_WORKERS)
 
 
 class BatchLoader(DataLoader):
     """A `DataLoader` that asks its sampler for nothing until the first batch is wanted.
 
     When a run is resumed, Lightning makes the iterator before it has told the sampler which epoch it is; workers that
-    prefetch at once would then load the wrong one.
+    prefetch at once would then load the wrong one. Its workers leave signals to the training process.
     """
+
+    def __init__(self, dataset: Dataset, **kwargs: Any) -> None:
+        super().__init__(dataset, **{"worker_init_fn": leave_signals, **kwargs})
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         yield from super().__iter__()

@@ -82,11 +82,11 @@ class BatchOrder(DistributedSampler[list[int]]):
             order = torch.randperm(self.size, generator=generator)
         else:
             order = torch.arange(self.size)
-        share = order[self.rank :: self.num_replicas].tolist()
+        share = order[self.rank :: self.num_replicas]
         if self.drop_last:
             share = share[: self.size // self.num_replicas]
         for batch in range(self.start_batch, len(self)):
-            yield share[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield share[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
 
 
 class FixedBatchOrder(BatchOrder, SequentialSampler):  # type: ignore[misc]

@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -37,6 +37,9 @@ IN_MEMORY_BYTES = 2 * 2**30
 
 AT_ONCE = 32
 """Files opened at once: on a network's disk, most of the time is spent waiting."""
+
+WAITING = 4096
+"""Files that threads are told of at once."""
 
 
 @cache
@@ -71,15 +74,17 @@ def search(folder: Path) -> tuple[list[str], Counter[str]]:
             folders[:] = [name for name in folders if not name.startswith(".")]
             links += sorted(path for name in folders if os.path.islink(path := os.path.join(parent, name)))
             folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) not in seen]
+            place = "".join(f"{part}/" for part in Path(parent).relative_to(folder).parts)
             for name in files:
                 if name.startswith("."):
                     continue
                 suffix = os.path.splitext(name)[1].lower()
                 if suffix in picture_suffixes():
-                    names.append((Path(parent) / name).relative_to(folder).as_posix())
+                    names.append(place + name)
                 else:
                     others[suffix] += 1
-    return sorted(names), others
+    names.sort()
+    return names, others
 
 
 def find_pictures(folder: Path) -> list[str]:
@@ -87,7 +92,7 @@ def find_pictures(folder: Path) -> list[str]:
     return search(folder)[0]
 
 
-def pictures_digest(folder: Path, names: Sequence[str], shape: Sequence[int]) -> str:
+def pictures_digest(folder: Path, names: Iterable[str], shape: Sequence[int]) -> str:
     """64 hexadecimal digits that identify pictures of a folder, served as images of this shape.
 
     Of names, sizes and times, not of pixels: it must not take reading a million pictures to find cached results.
@@ -170,16 +175,8 @@ class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
             OSError: naming all that cannot be read.
         """
         images = torch.empty(len(self), self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        failures = []
-        with ThreadPoolExecutor() as pool, self._bar("reading pictures", progress) as bar:
-            for path, image, read in zip(self.paths, images, pool.map(self._read, self.paths), strict=True):
-                if isinstance(read, str):
-                    failures.append((path, read))
-                else:
-                    image.copy_(read)
-                bar.update()
-        if failures:
-            raise unreadable(failures)
+        for i, image in enumerate(self._each(self._read, None, "reading pictures", progress)):
+            images[i] = image
         return TensorImages(images, self.labels)
 
     def sizes(self, progress: bool = True) -> list[tuple[int, int]]:
@@ -188,12 +185,28 @@ class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             OSError: naming all that are no 8-bit pictures, and PNG, JPEG and GIF that are cut off.
         """
-        outcomes = []
-        with ThreadPoolExecutor(AT_ONCE) as pool, self._bar("looking at pictures", progress) as bar:
-            for outcome in pool.map(_size, self.paths):
-                outcomes.append(outcome)
-                bar.update()
-        return _all_read(self.paths, outcomes)
+        return list(self._each(_size, AT_ONCE, "looking at pictures", progress))
+
+    def check(self) -> None:
+        """Look at each file as `sizes` does, and raise what it raises; nothing is kept."""
+        for _ in self._each(_size, AT_ONCE, "looking at pictures", progress=True):
+            pass
+
+    def _each(self, read: Callable[[Path], T | str], threads: int | None, what: str, progress: bool) -> Iterator[T]:
+        """What is read of each file, in their order; then an OSError if of any it was a reason why it cannot be."""
+        failures = []
+        with ThreadPoolExecutor(threads) as pool, self._bar(what, progress) as bar:
+            # part by part, for each file that waits for a thread takes a kilobyte
+            for first in range(0, len(self), WAITING):
+                paths = list(self.paths[first : first + WAITING])
+                for path, outcome in zip(paths, pool.map(read, paths), strict=True):
+                    if isinstance(outcome, str):
+                        failures.append((path, outcome))
+                    else:
+                        yield outcome
+                    bar.update()
+        if failures:
+            raise unreadable(failures)
 
     def _read(self, path: Path) -> Tensor | str:
         """The picture, or why it cannot be read."""

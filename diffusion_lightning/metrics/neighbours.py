@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_lightning.data.loader import BatchLoader
+from diffusion_lightning.data.order import BatchOrder
 from diffusion_lightning.data.tensor_images import ImageSet
 from diffusion_lightning.images import figure_picture
 from diffusion_lightning.progress import watched
@@ -115,6 +117,7 @@ def find_neighbours(
     k: int = 5,
     seed: int = 0,
     progress: bool = False,
+    workers: int = 0,
 ) -> Neighbours:
     """The nearest real images of those samples that are most like copies.
 
@@ -127,11 +130,12 @@ def find_neighbours(
         k: how many neighbours of each; all if there are fewer.
         seed: decides which real images the usual distance is of.
         progress: show bars.
+        workers: processes that read the real images beside this one.
     """
     k = min(k, len(real_features))
 
     def candidates(pixels: bool, what: str) -> Iterator[Tensor]:
-        batches = image_batches(images) if pixels else iter(real_features.split(BLOCK))
+        batches = image_batches(images, workers=workers) if pixels else iter(real_features.split(BLOCK))
         return watched(batches, total=len(real_features), desc=what, unit="image", disable=not progress)
 
     closest, second = nearest(features, candidates(False, "nearest of all samples"), 2)[0].T
@@ -152,11 +156,12 @@ def find_neighbours(
     return Neighbours(ratios, samples[chosen], *spaces)
 
 
-def image_batches(images: ImageSet, size: int = 500) -> Iterator[Tensor]:
-    """All images of a set in its order, uint8 ``(B, C, H, W)``."""
-    count = len(images)  # type: ignore[arg-type]
-    for first in range(0, count, size):
-        yield images[list(range(first, min(first + size, count)))][0]
+def image_batches(images: ImageSet, size: int = 500, workers: int = 0) -> Iterator[Tensor]:
+    """All images of a set in its order, uint8 ``(B, C, H, W)``, read by so many processes beside this one."""
+    order = BatchOrder(len(images), size, shuffle=False, drop_last=False)  # type: ignore[arg-type]
+    generator = torch.Generator()  # or it would take a draw from the global one
+    for batch, _ in BatchLoader(images, batch_size=None, sampler=order, num_workers=workers, generator=generator):
+        yield batch
 
 
 def neighbours_picture(neighbours: Neighbours, images: ImageSet) -> Tensor:

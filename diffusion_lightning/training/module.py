@@ -191,9 +191,10 @@ class ScoreModule(DrawsSamples, LightningModule):
     def prepare_data(self) -> None:
         """Read the examples and look at the first: what is wrong with them is said before a logger begins its run.
 
-        Lightning calls it in one process per machine.
+        Lightning calls it in one process per machine; the first of them does it.
         """
-        self._data.sets(self.trainer)
+        if self.trainer.is_global_zero:
+            self._data.sets(self.trainer)
 
     def setup(self, stage: str) -> None:
         """Learn from the data what sampling from a checkpoint needs: shape and classes; a fit starts anew."""

@@ -1,5 +1,7 @@
 """The real images of an evaluation: found where they are, as they are, or one line that says what to give."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from PIL import Image
 from diffusion_lightning import MNIST, EmbeddedMNIST, ImageFolder, Points
 from diffusion_lightning.commands.real_images import data_of_run, image_data, images_of_data, images_of_folder
 from diffusion_lightning.commands.usage import UsageError
+from diffusion_lightning.data.pictures import PictureFiles
+from diffusion_lightning.metrics.neighbours import image_batches
 
 
 @pytest.fixture
@@ -84,6 +88,23 @@ def test_pictures_of_a_folder_as_they_are(folder):
     before = real.data_id()
     Image.new("RGB", (4, 4)).save(folder / "a.png")
     assert images_of_folder(folder, (3, 4, 4), quiet=True).data_id() != before
+
+
+def test_pictures_on_disk_are_read_by_workers(folder, monkeypatch):
+    assert images_of_folder(folder, (3, 4, 4), quiet=True).workers == 0  # in memory
+    whole = images_of_folder(folder, (3, 4, 4), quiet=True).images.images
+    monkeypatch.setattr("diffusion_lightning.data.pictures.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    real = images_of_folder(folder, (3, 4, 4), quiet=True)
+    assert (type(real.images), real.workers) == (PictureFiles, 2)
+    before = torch.get_rng_state()
+    read = list(image_batches(real.images, 2, real.workers))
+    assert [len(batch) for batch in read] == [2, 1]
+    assert torch.equal(torch.cat(read), whole)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert images_of_data(ImageFolder(str(folder), image_size=4), from_run=False).workers == 2
+    assert images_of_data(ImageFolder(str(folder), image_size=4, num_workers=1), from_run=False).workers == 1
+    assert images_of_data(EmbeddedMNIST(), from_run=False).workers == 0
 
 
 def test_pictures_that_do_not_fit(folder):

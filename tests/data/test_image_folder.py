@@ -1,3 +1,4 @@
+import hashlib
 import os
 import warnings
 from pathlib import Path
@@ -5,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from PIL import Image
 
 from diffusion_lightning import ScoreModule, UNet
 from diffusion_lightning.data import ImageFolder
+from diffusion_lightning.data.loader import useful_workers
 from diffusion_lightning.data.pictures import PictureFiles, find_pictures, read_picture, search
 
 
@@ -33,6 +36,12 @@ def classes(tmp_path):
 
 def tensor(image):
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def split(data):
+    """The names of the training pictures and of the held-out ones."""
+    names, train = list(data._folder.names), data._folder.train
+    return names[:train], names[train:]
 
 
 def everything(data):
@@ -234,7 +243,7 @@ def test_fingerprint_follows_the_files_and_the_settings(classes):
     assert first != fingerprint(channels=1)
     assert first != fingerprint(val_fraction=0.5)
     data = ImageFolder(str(classes), image_size=8)
-    path = classes / data._splits[0][0]
+    path = classes / split(data)[0][0]
     pixels = np.array(Image.open(path))
     pixels[3, 3, 1] ^= 1
     before = path.stat()
@@ -278,7 +287,7 @@ def test_folders_of_every_name_for_training_and_holding_out(train, held_out, tmp
             save(tmp_path / folder / label / "x.png", picture(seed=len(folder)))
     data = ImageFolder(str(tmp_path))
     assert data.class_names == ["a", "b"]
-    assert data._splits == ([f"{train}/a/x.png", f"{train}/b/x.png"], [f"{held_out}/a/x.png", f"{held_out}/b/x.png"])
+    assert split(data) == ([f"{train}/a/x.png", f"{train}/b/x.png"], [f"{held_out}/a/x.png", f"{held_out}/b/x.png"])
 
 
 @pytest.mark.parametrize(
@@ -340,6 +349,100 @@ def test_what_was_found_is_said_when_a_training_starts(classes, make_module, mak
     assert ScoreModule.load_from_checkpoint(classes / "last.ckpt").class_names == ["cat", "dog"]
 
 
+def test_names_that_are_no_text_are_split_as_ever(tmp_path):
+    for name in (b"\xff.png", b"\xfe.png", "é.png".encode(), b"z.png", b"a/\xff.png", b"a-b.png"):
+        path = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        picture().save(os.fsdecode(path))
+    names = [os.fsdecode(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")]
+    by_hash = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+    for fraction in (0.01, 0.5, 0.99):
+        train, held_out = split(ImageFolder(str(tmp_path), val_fraction=fraction))
+        count = min(max(round(fraction * 6), 1), 5)
+        assert held_out == sorted(by_hash[:count])
+        assert train == sorted(by_hash[count:])
+
+
+def test_the_digest_is_of_names_sizes_and_times(tmp_path):
+    for name in ("b.png", "a/c.png", "a/d.png"):
+        save(tmp_path / name, picture())
+        os.utime(tmp_path / name, ns=(10**18, 10**18 + 7))
+    data = ImageFolder(str(tmp_path), image_size=8)
+    # written out: an update of the package must not lose what is kept under it
+    text = repr((3, 8, 8)) + "".join(
+        f"{name}\0{(tmp_path / name).stat().st_size}\0{10**18 + 7}\n" for name in split(data)[0]
+    )
+    assert data.fingerprint() == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_cpus(monkeypatch):
+    """Says how many CPUs this process may use."""
+
+    def use(count, **slurm):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(count)))
+        for name in ("SLURM_NTASKS", "SLURM_CPUS_PER_TASK"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in slurm.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+
+    return use
+
+
+def test_pictures_on_disk_are_read_by_as_many_workers_as_there_are_cpus(classes, on_cpus):
+    on_cpus(3)
+    disk, memory = (ImageFolder(str(classes), in_memory=in_memory, batch_size=8) for in_memory in (False, True))
+    assert (disk.num_workers, memory.num_workers) == (3, 0)
+    for data in (disk, memory):
+        loaders = (data.train_dataloader(), data.val_dataloader())
+        assert [loader.num_workers for loader in loaders] == [data.num_workers] * 2
+    assert disk.found() == f"{memory.found()}; read from the disk by 3 workers"
+    on_cpus(100)
+    assert ImageFolder(str(classes), in_memory=False).num_workers == 8
+    on_cpus(1)
+    assert ImageFolder(str(classes), in_memory=False).found().endswith("read from the disk by 1 worker")
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_a_number_of_workers_that_is_given_holds(classes, on_cpus, number):
+    on_cpus(3)
+    for in_memory in (False, True):
+        assert ImageFolder(str(classes), in_memory=in_memory, num_workers=number).num_workers == number
+    data = ImageFolder(str(classes), in_memory=False, num_workers=number)
+    assert data.found().endswith(f"read from the disk by {number or 'no'} workers")
+
+
+@pytest.mark.parametrize(("processes", "machines", "workers"), [(2, 1, 5), (3, 1, 3), (4, 2, 5), (16, 1, 0)])
+def test_the_processes_of_a_machine_share_its_cpus(classes, on_cpus, processes, machines, workers):
+    on_cpus(10)
+    data = ImageFolder(str(classes), in_memory=False)
+    data.trainer = Trainer(
+        accelerator="cpu", devices=processes // machines, num_nodes=machines, strategy="ddp", logger=False
+    )
+    assert data.num_workers == workers
+    assert data.found().endswith(f"read from the disk by {workers or 'no'} workers for each process")
+
+
+def test_the_tasks_of_slurm_have_cpus_of_their_own(on_cpus):
+    on_cpus(4, NTASKS="8", CPUS_PER_TASK="4")
+    assert useful_workers(8) == 4
+    on_cpus(32, NTASKS="8", CPUS_PER_TASK="4")  # which are not bound to them
+    assert useful_workers(8) == 4
+    on_cpus(32, NTASKS="1", CPUS_PER_TASK="32")  # one task, whose processes are Lightning's
+    assert useful_workers(8) == 4
+
+
+def test_images_on_the_device_have_no_workers(classes):
+    assert ImageFolder(str(classes), on_device=True).num_workers == 0
+    with pytest.raises(ValueError, match="on_device=True needs num_workers=0, got 2"):
+        ImageFolder(str(classes), on_device=True, num_workers=2)
+    with pytest.raises(ValueError, match="num_workers must be at least 0, got -1"):
+        ImageFolder(str(classes), num_workers=-1)
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
@@ -390,7 +493,7 @@ def test_a_damaged_picture_is_named(classes, in_memory):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_all_pictures_that_cannot_be_read_are_named_before_a_run_begins(classes, in_memory):
     data = ImageFolder(str(classes), in_memory=in_memory)
-    train, held_out = data._splits
+    train, held_out = split(data)
     for name in (*train[:2], *held_out[:2]):  # in both parts
         (classes / name).write_bytes((classes / name).read_bytes()[:60])
     (classes / train[2]).write_bytes(b"no picture")

@@ -1,4 +1,6 @@
 import gc
+import os
+import signal
 import subprocess
 import sys
 
@@ -17,6 +19,16 @@ def test_a_loader_reads_nothing_before_its_first_batch(workers):
     iterator = iter(BatchLoader(data.train_images, batch_size=None, sampler=batches, num_workers=workers))
     batches.set_epoch(1)
     assert next(iterator)[1].tolist() == next(iter(order(50, 8, epoch=1)))
+
+
+def test_workers_leave_signals_to_the_training_process():
+    batches = BatchLoader(Numbered().train_images, batch_size=None, sampler=order(50, 1), num_workers=1)
+    iterator = iter(batches)
+    next(iterator)
+    (worker, _) = loader._workers[-1]
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, signum)
+    assert len(list(iterator)) == 49
 
 
 def test_workers_end_with_a_process_that_an_error_ended():
