@@ -20,17 +20,15 @@ Of clean-fid's statistics those of its mode ``legacy_tensorflow`` are of images 
 import os
 import zipfile
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffusion_lightning.metrics.features import FEATURES, extract_features, fingerprint, published_feature
+from diffusion_lightning.metrics.kept import store, stored
 
 ROWS = 4096
 """How many features are summed up at once in double precision."""
@@ -93,10 +91,10 @@ class Reference:
             ValueError: for fewer than two images.
         """
         path = None if cache is None else cache / "features" / f"{data_id}-{fingerprint(network)}.safetensors"
-        features = _stored(path)
-        if features is None:
-            features = extract_features(network, batches)
-            _store(features, path)
+        found = stored(path, "features")
+        features = found["features"] if found is not None else extract_features(network, batches)
+        if found is None:
+            store(path, {"features": features})
         return cls(name, Moments.of(features), features)
 
     @classmethod
@@ -173,25 +171,3 @@ def _numbers(path: Path, key: str, array: np.ndarray) -> Tensor:
 
 def _misfit(path: Path, key: str, tensor: Tensor, right: str) -> ValueError:
     return ValueError(f"reference={str(path)!r}: {key} has shape {tuple(tensor.shape)}: must be {right}")
-
-
-def _stored(path: Path | None) -> Tensor | None:
-    if path is None or not path.is_file():
-        return None
-    try:
-        return load_file(path)["features"]
-    except (OSError, SafetensorError, KeyError):
-        return None  # damaged: computed anew, and written anew
-
-
-def _store(features: Tensor, path: Path | None) -> None:
-    if path is None:
-        return
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"features": features.contiguous()}, part)
-        part.replace(path)
-    except OSError:
-        with suppress(OSError):  # a cache that cannot be written costs time, not results
-            part.unlink(missing_ok=True)
