@@ -90,9 +90,14 @@ def test_all_is_exact_inside_and_as_it_was_outside(wish: str) -> None:
             assert is_exact()
         assert is_exact()
     assert settings() == before
-    with pytest.raises(ZeroDivisionError), exact_float32():
+
+    @exact_float32()
+    def fail() -> None:
         assert is_exact()
-        _ = 1 / 0
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert settings() == before
 
 

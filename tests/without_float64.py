@@ -23,10 +23,12 @@ def device_without_float64() -> Iterator[torch.device]:
     """Inside, there is the device."""
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # a weight on the device is of another class
+    generator, torch.Generator = torch.Generator, _Generator  # type: ignore[misc]
     try:
         with _Moves(), _Makes():
             yield DEVICE
     finally:
+        torch.Generator = generator  # type: ignore[misc]
         torch.__future__.set_overwrite_module_params_on_conversion(overwrites)
 
 
@@ -61,6 +63,22 @@ class OnDevice(Tensor):
 
     def __repr__(self, **_: Any) -> str:
         return f"OnDevice({self.values})"
+
+
+class _Generator(torch.Generator):
+    """One that says that it is on the device."""
+
+    def __new__(cls, device: Any = "cpu") -> "_Generator":
+        made = super().__new__(cls, "cpu")
+        made.place = torch.device(device)
+        return made
+
+    def __init__(self, device: Any = "cpu") -> None:
+        pass
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self.place
 
 
 def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
