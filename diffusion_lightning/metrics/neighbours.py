@@ -152,11 +152,11 @@ def find_neighbours(
     return Neighbours(ratios, samples[chosen], *spaces)
 
 
-def image_batches(images: ImageSet, size: int = 500) -> Iterator[Tensor]:
-    """All images of a set in its order, uint8 ``(B, C, H, W)``."""
-    count = len(images)  # type: ignore[arg-type]
-    for first in range(0, count, size):
-        yield images[list(range(first, min(first + size, count)))][0]
+def image_batches(images: ImageSet, size: int = 500, part: range | None = None) -> Iterator[Tensor]:
+    """All images of a set in its order, or those of a part, uint8 ``(B, C, H, W)``."""
+    chosen = range(len(images)) if part is None else part  # type: ignore[arg-type]
+    for first in range(0, len(chosen), size):
+        yield images[list(chosen[first : first + size])][0]
 
 
 def neighbours_picture(neighbours: Neighbours, images: ImageSet) -> Tensor:
