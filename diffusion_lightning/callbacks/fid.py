@@ -29,9 +29,9 @@ class FIDCallback(Measurement):
     finite. Samples are quantized to 8 bits first, as images are. A conditional network is asked for each class as often
     as the training images have it (:func:`~diffusion_lightning.data.shares.in_shares`), in turn if that is not known;
     the first measurement says which. The drawing is split over the processes, torchmetrics adds up their statistics.
-    The training images' statistics are computed once, by all processes together, and kept on disk; of many images in
-    parts, from which a run that was interrupted goes on. It also runs after ``lightning validate``
-    and ``lightning test``.
+    Those of the training images are computed once, by all processes together, and kept on disk, as each part of more
+    than 10,000 images is: a run that was interrupted goes on after the last one. It also runs after ``lightning
+    validate`` and ``lightning test``.
 
     Args:
         sampler: the module's own if left out.
