@@ -44,6 +44,7 @@ FOLDER = "tests/data/test_image_folder.py"
 SHARED_FOLDER = (
     "tests/data/test_shared_folder.py::test_the_first_process_alone_searches_and_both_train_on_what_it_found"
 )
+SHARED, FLOATS = "tests/metrics/test_shared_reference.py", "tests/test_floats.py"
 
 RELIABILITY = "tests/reliability"
 POSITION = "tests/training/test_position.py::test_a_run_that_crashed_is_the_run_that_did_not"
@@ -997,6 +998,90 @@ MUTATIONS = [
         "if name in parameters.keys() - known",
         "if name in parameters",
         "tests/commands/test_parser.py",
+    ),
+    Mutation(
+        "a process reads another's part of FID's reference",
+        "metrics/fid.py",
+        "own = self._part(parts[first + rank], place, read, bar)",
+        "own = self._part(parts[first], place, read, bar)",
+        f"{SHARED}::test_processes_share_the_parts_and_their_sum_is_that_of_one_to_the_last_digit",
+    ),
+    Mutation(
+        "a part of FID's reference is not kept",
+        "metrics/fid.py",
+        "        store(path, dict(zip(SUMS, sums, strict=True)))\n        return sums",
+        "        return sums",
+        f"{SHARED}::test_what_a_killed_run_has_finished_is_not_computed_again",
+    ),
+    Mutation(
+        "a part of other images is taken for one of FID's reference",
+        "metrics/fid.py",
+        "if sums is not None and sums[2] == len(part):",
+        "if sums is not None:",
+        f"{SHARED}::test_a_part_that_is_damaged_or_foreign_is_computed_anew",
+    ),
+    Mutation(
+        "the parts of FID's reference stay when it is whole",
+        "metrics/fid.py",
+        "forget_parts(path)  # each process",
+        "pass  # each process",
+        SHARED,
+    ),
+    Mutation(
+        "a process that is not the first adds FID's reference once more",
+        "metrics/fid.py",
+        "        if rank == 0:\n            self._take(total)\n        if self._told",
+        "        self._take(sums if rank else total)\n        if self._told",
+        f"{SHARED}::test_processes_share_the_parts_and_their_sum_is_that_of_one_to_the_last_digit",
+    ),
+    Mutation(
+        "features of FID that learn keep their graph",
+        "metrics/fid.py",
+        "    @torch.no_grad()\n",
+        "",
+        f"{SHARED}::test_features_that_learn_leave_no_graph",
+    ),
+    Mutation(
+        "a part of other images is taken for one of evaluate's reference",
+        "metrics/reference.py",
+        'if found is not None and len(found["features"]) == len(part):',
+        "if found is not None:",
+        "tests/metrics/test_reference.py",
+    ),
+    Mutation(
+        "each process downloads the Inception network",
+        "metrics/features.py",
+        "        lock.acquire()\n",
+        "        pass\n",
+        "tests/metrics/test_feature_download.py",
+    ),
+    Mutation(
+        "Apple's device is taken to have float64",
+        "floats.py",
+        'return device.type != "mps"',
+        "return True",
+        "tests/test_without_float64.py",
+    ),
+    Mutation(
+        "the likelihood and the ODE in TF32",
+        "samplers/ode.py",
+        "with torch.autocast(times.device.type, enabled=False), exact_float32():",
+        "with torch.autocast(times.device.type, enabled=False):",
+        f"{FLOATS}::test_the_ode_and_the_likelihood_are_exact",
+    ),
+    Mutation(
+        "the last evaluation of the ODE in TF32",
+        "samplers/ode.py",
+        "            with exact_float32():\n",
+        "            if True:\n",
+        f"{FLOATS}::test_the_ode_and_the_likelihood_are_exact",
+    ),
+    Mutation(
+        "TF32 stays off",
+        "floats.py",
+        "            put(before)\n        for get, put, before in single:",
+        "            pass\n        for get, put, before in single:",
+        f"{FLOATS}::test_all_is_exact_inside_and_as_it_was_outside",
     ),
 ]
 

@@ -44,7 +44,10 @@ from pathlib import Path
 from lightning.pytorch import Callback
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-SEEN = {"fake": [], "real": [], "losses": [], "labels": [], "seeds": []}
+from diffusion_lightning.metrics import kept
+
+kept.PART = 2000
+SEEN = {"fake": [], "real": [], "features": [], "losses": [], "labels": [], "seeds": []}
 original = FrechetInceptionDistance.compute
 
 
@@ -62,6 +65,7 @@ class Patches(torch.nn.Module):
     num_features = 4
 
     def forward(self, images):
+        SEEN["features"].append(len(images))
         return torch.nn.functional.avg_pool2d(images.float() / 255, 14).flatten(1)
 
 
@@ -128,10 +132,12 @@ def test_each_learns_from_its_own_images_and_noise(fitted):
     assert len({*first["seeds"], *second["seeds"]}) == 12
 
 
-def test_every_sample_is_counted_once_in_the_fid(fitted):
+def test_every_image_is_counted_once_in_the_fid(fitted):
     first, second = fitted.ranks
     assert first["fake"] == second["fake"] == [7, 7]
     assert first["real"] == second["real"] == [9000, 9000]
+    # of 9000 images in parts of 2000 the first process reads three, and the second two
+    assert [sum(first["features"]), sum(second["features"])] == [5000 + 2 * 4, 4000 + 2 * 3]
     assert first["metrics"]["fid/patches@7"] == second["metrics"]["fid/patches@7"] > 0
 
 

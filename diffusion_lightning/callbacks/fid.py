@@ -1,21 +1,21 @@
 """FID after an epoch, named by its features and its number of samples, so that only equals are compared."""
 
 import math
-from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import nn
 
 from diffusion_lightning.callbacks.pictures import check_at_least_one, check_images, share
 from diffusion_lightning.callbacks.sampling import Measurement
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.metrics.features import FeatureChoice, auto_feature, build_features
 from diffusion_lightning.metrics.fid import ReferenceFID
-from diffusion_lightning.progress import progress_bar
+from diffusion_lightning.progress import progress_bar, watched
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
@@ -28,9 +28,10 @@ class FIDCallback(Measurement):
     Logged as ``fid/<features>@<num_samples>``, such as ``fid/mnist@1000``; NaN, with a warning, if a sample is not
     finite. Samples are quantized to 8 bits first, as images are. A conditional network is asked for each class as often
     as the training images have it (:func:`~diffusion_lightning.data.shares.in_shares`), in turn if that is not known;
-    the first measurement says which. The drawing is split over the processes, torchmetrics adds up their statistics,
-    and the training images' statistics are computed once and kept on disk. It also runs after ``lightning validate``
-    and ``lightning test``.
+    the first measurement says which. The drawing is split over the processes, torchmetrics adds up their statistics.
+    Those of the training images are computed once, by all processes together, and kept on disk, as each part of more
+    than 10,000 images is: a run that was interrupted goes on after the last one. It also runs after ``lightning
+    validate`` and ``lightning test``.
 
     Args:
         sampler: the module's own if left out.
@@ -107,7 +108,7 @@ class FIDCallback(Measurement):
     def evaluate(self, trainer: Trainer, pl_module: ScoreModule) -> None:
         assert self._fid is not None
         assert self.name is not None
-        self._fid.metric.to(pl_module.device)
+        self._fid.to(pl_module.device)
         if not self._has_reference:
             self._set_reference(trainer)
             if pl_module.has_classes:
@@ -139,16 +140,13 @@ class FIDCallback(Measurement):
     def _set_reference(self, trainer: Trainer) -> None:
         assert self._fid is not None
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if trainer.is_global_zero:
-            self._fid.set_reference(_with_progress(data), data.fingerprint())
+        images = getattr(data, "train_images", None)
+        if images is not None and "part" in signature(data.fid_reference).parameters:
+            # found out once: of a million files it takes minutes
+            data_id = trainer.strategy.broadcast(data.fingerprint() if trainer.is_global_zero else "")
+            self._fid.share_reference(len(images), data.fid_reference, data_id, trainer.world_size, trainer.global_rank)
+        elif trainer.is_global_zero:
+            total = None if images is None else len(images)
+            reference = watched(data.fid_reference(), total=total, desc="FID reference", unit="image")
+            self._fid.set_reference(reference, data.fingerprint())
         self._has_reference = True
-
-
-def _with_progress(data: Any) -> Iterator[Tensor]:
-    """The data's reference images, with a bar from the first batch on: statistics found on disk show none."""
-    images = getattr(data, "train_images", None)
-    total = None if images is None else len(images)
-    with progress_bar(total=total, desc="FID reference", unit="image") as bar:
-        for batch in data.fid_reference():
-            yield batch
-            bar.update(len(batch))

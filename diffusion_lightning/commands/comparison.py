@@ -14,7 +14,6 @@ from diffusion_lightning.metrics.evaluation import MetricName, possible_metrics
 from diffusion_lightning.metrics.features import FEATURES, FeatureChoice, FeatureName, auto_feature
 from diffusion_lightning.metrics.neighbours import image_batches
 from diffusion_lightning.metrics.reference import Reference
-from diffusion_lightning.progress import watched
 
 
 @dataclass
@@ -62,14 +61,16 @@ class Comparison:
         """The real side as the network sees it, computed if it is not on disk; None if there is none."""
         if self.real is None:
             return self.statistics
-        batches = watched(
-            image_batches(self.real.images, workers=self.real.workers),
-            total=self.real.count,
-            desc="reference",
-            unit="image",
-            disable=not progress,
+        real = self.real
+        return Reference.of_parts(
+            real.name,
+            real.count,
+            lambda part: image_batches(real.images, workers=real.workers, part=part),
+            self.network,
+            real.data_id(),
+            default_cache(),
+            progress,
         )
-        return Reference.of_images(self.real.name, batches, self.network, self.real.data_id(), default_cache())
 
 
 def chosen_feature(

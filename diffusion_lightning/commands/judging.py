@@ -157,7 +157,7 @@ def mean_bits_per_dim(subject: Subject, held_out: ImageSet, num: int) -> tuple[d
         batch_size=subject.batch_size,
         progress=subject.progress,
         **model.condition(labels.to(model.device)),
-    ).double()
+    ).to("cpu", torch.float64)
     found = {f"bits_per_dim@{count}": values.mean().item()}
     if count > 1:
         found[f"bits_per_dim_error@{count}"] = values.std().item() / math.sqrt(count)

@@ -61,7 +61,7 @@ def likelihood_command(args: list[str]) -> None:
         batch_size=options.batch_size,
         progress=not options.quiet,
         **model.condition(labels.to(model.device)),
-    ).double()
+    ).to("cpu", torch.float64)
     seconds = time.perf_counter() - start
 
     error = f"{values.std().item() / math.sqrt(len(values)):.4f}" if len(values) > 1 else "unknown"

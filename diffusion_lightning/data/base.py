@@ -250,11 +250,18 @@ class ImageDataModule(BatchDataModule):
         on_cpu = not isinstance(dataset, TensorImages) or dataset.images.device.type == "cpu"
         return on_cpu and super()._pins_memory(dataset)
 
-    def fid_reference(self) -> Iterator[Tensor]:
-        """All training images as they are, unaugmented: uint8 (B, C, H, W) in batches of 500."""
+    def fid_reference(self, part: range | None = None) -> Iterator[Tensor]:
+        """All training images as they are, unaugmented, or those of a part: uint8 (B, C, H, W) in batches of 500."""
         images = self.train_images
-        order = BatchOrder(len(images), 500, shuffle=False, drop_last=False)  # type: ignore[arg-type]
-        for batch, _ in BatchLoader(images, batch_size=None, sampler=order, num_workers=self.num_workers):
+        chosen = range(len(images)) if part is None else part  # type: ignore[arg-type]
+        batches = [list(chosen[first : first + 500]) for first in range(0, len(chosen), 500)]
+        for batch, _ in BatchLoader(
+            images,
+            batch_size=None,
+            sampler=batches,
+            num_workers=self.num_workers,
+            generator=torch.Generator(),  # or each part would take a draw from the global one
+        ):
             yield batch
 
     def fingerprint(self) -> str:

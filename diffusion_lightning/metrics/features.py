@@ -15,7 +15,8 @@ table of their names: what options of commands and callbacks take, and what resu
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -25,6 +26,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from diffusion_lightning.floats import exact_float32
 
 DIGIT_WEIGHTS = Path(__file__).parent / "weights" / "digit_classifier.safetensors"
 
@@ -79,8 +82,8 @@ class DigitFeatures(nn.Module):
 
     Called on uint8 images (N, C, H, W) in 0..255, C 1 or 3, it returns float32 (N, 128). RGB becomes gray by the luma
     of ITU-R BT.601, and any size becomes 28 × 28 by antialiased bilinear interpolation. It has no gradients, never
-    leaves evaluation mode, and computes in float32 under autocast too: the error of bfloat16 would be added to the
-    distance.
+    leaves evaluation mode, and computes in float32 under autocast too, and without TF32: the error of bfloat16 would be
+    added to the distance.
 
     Raises:
         TypeError: when the images are not uint8.
@@ -102,11 +105,13 @@ class DigitFeatures(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
+    @exact_float32()
     def logits(self, features: Tensor) -> Tensor:
         """The classifier's logits (N, 10) from its features (N, 128)."""
         return self.classifier.head(features)
 
     @torch.no_grad()
+    @exact_float32()
     def forward(self, images: Tensor) -> Tensor:
         _check_images(images)
         with torch.autocast(images.device.type, enabled=False):
@@ -124,10 +129,11 @@ class InceptionFeatures(nn.Module):
     Called on uint8 images (N, C, H, W) in 0..255, C 1 or 3, it returns float32 (N, 2048); gray is repeated to RGB, and
     the network resizes to 299 × 299, either by antialiased bilinear interpolation, as torchmetrics does, or as
     TensorFlow 1 did, as nearly all published statistics were made; distances in one do not compare with the other's.
-    It has no gradients, never leaves evaluation mode, and computes in float32 under autocast too.
+    It has no gradients, never leaves evaluation mode, and computes in float32 as `DigitFeatures` does.
 
     Args:
-        weights: a local copy of torch-fidelity's weights; None downloads them into torch.hub's cache, once.
+        weights: a local copy of torch-fidelity's weights; None downloads them into torch.hub's cache, once: of several
+            processes one does, and the others wait for it.
         antialias: whether resizing is antialiased; else it is TensorFlow 1's, whose pixels' corners, not centres, are
             aligned.
 
@@ -148,9 +154,10 @@ class InceptionFeatures(nn.Module):
         if weights is not None and not Path(weights).is_file():
             raise FileNotFoundError(f"feature_weights: there is no file {weights}")
         try:
-            self.inception = NoTrainInceptionV3(
-                "inception-v3-compat", [str(self.num_features)], weights, antialias=antialias
-            )
+            with nullcontext() if weights is not None else _one_download(URL_INCEPTION_V3):
+                self.inception = NoTrainInceptionV3(
+                    "inception-v3-compat", [str(self.num_features)], weights, antialias=antialias
+                )
         except (OSError, HTTPException) as error:  # urllib's URLError is an OSError
             if weights is not None:
                 raise
@@ -168,15 +175,39 @@ class InceptionFeatures(nn.Module):
         return "" if self.inception.use_antialias else "antialias=False"
 
     @torch.no_grad()
+    @exact_float32()
     def logits(self, features: Tensor) -> Tensor:
         """The network's logits (N, 1008) from its features (N, 2048), without the bias, as published scores have it."""
         return features @ self.inception.fc.weight.T
 
     @torch.no_grad()
+    @exact_float32()
     def forward(self, images: Tensor) -> Tensor:
         _check_images(images)
         with torch.autocast(images.device.type, enabled=False):
             return self.inception(images.expand(-1, 3, -1, -1))
+
+
+@contextmanager
+def _one_download(url: str) -> Iterator[None]:
+    """Inside, no other process that shares torch.hub's cache downloads this: each waits until it can look again.
+
+    The lock is one of the system, which frees it whenever the process that has it ends.
+    """
+    file = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[1])
+    if file.is_file():  # whole: torch.hub moves it there when it is
+        yield
+        return
+    from filelock import FileLock
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{file}.lock")
+    with suppress(NotImplementedError):  # a file system that knows no locks: each downloads for itself
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,28 @@ for the means and covariances of a network's features (Heusel et al. 2017, eq. 6
 on the number of generated images, so both belong in its name.
 """
 
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
+from tqdm import tqdm
 
+from diffusion_lightning.floats import has_float64
 from diffusion_lightning.home import default_cache
 from diffusion_lightning.metrics.features import fingerprint
+from diffusion_lightning.metrics.kept import forget_parts, part_path, parts_of, store, stored
+from diffusion_lightning.progress import progress_bar
+
+SUMS = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
+"""What is kept of features ``(N, F)``, as torchmetrics calls it: Σf ``(F,)``, Σffᵀ ``(F, F)``, in float64, and N."""
 
 
 class ReferenceFID:
     """The FID of generated images against a fixed set of real ones, accumulated over all processes.
+
+    Features are computed where :meth:`to` puts the network; their sums are float64, on the CPU if that device has none.
 
     Args:
         features: uint8 images ``(B, C, H, W)`` → features ``(B, F)``; ``num_features`` gives F.
@@ -29,10 +36,19 @@ class ReferenceFID:
     """
 
     def __init__(self, features: nn.Module, cache: Path | None = None) -> None:
+        self.features = features
         self.metric = FrechetInceptionDistance(feature=features, reset_real_features=False)
+        self.metric.inception = nn.Identity()  # it is given features, not images
         self.metric.orig_dtype = torch.float32  # torchmetrics sets it on an update, which a process may never see
         self.cache = cache if cache is not None else default_cache()
         self._features_id = fingerprint(features)
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        """Compute on this device from now on."""
+        self.features.to(device)
+        self.metric.to(device if has_float64(device) else "cpu")
+        self._device = device
 
     def set_reference(self, images: Iterable[Tensor], data_id: str) -> None:
         """Take the real images' statistics from disk, or compute them and keep them there.
@@ -43,22 +59,130 @@ class ReferenceFID:
             images: uint8 batches ``(B, C, H, W)``; read only if the statistics are not on disk.
             data_id: identifies the images, see ``ImageDataModule.fingerprint``.
         """
-        path = self.cache / "fid" / f"{data_id}-{self._features_id}.safetensors"
-        names = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
-        if path.is_file():
-            stored = load_file(path)
-            for name in names:
-                setattr(self.metric, name, stored[name].to(self.metric.device))
+        path = self._path(data_id)
+        sums = self._stored(path)
+        if sums is None:
+            sums = self._sums(images)
+            store(path, dict(zip(SUMS, sums, strict=True)))
+        self._take(sums)
+
+    def share_reference(
+        self,
+        count: int,
+        read: Callable[[range], Iterable[Tensor]],
+        data_id: str,
+        world_size: int = 1,
+        rank: int = 0,
+    ) -> None:
+        """As :meth:`set_reference`, but every process must call it, and computes its share.
+
+        The images are divided into parts that do not depend on the number of processes, nor does the result, to the
+        last digit. Each part is kept on disk until all are done: what was interrupted goes on from there. No process
+        waits for another longer than for about one part. The first process alone has the sum in the end.
+
+        Args:
+            count: how many images there are.
+            read: those of a part, as uint8 batches ``(B, C, H, W)``; called only for parts that are not on disk.
+            data_id: the same in every process.
+            world_size: number of processes.
+            rank: of this one.
+        """
+        path = self._path(data_id)
+        total = self._stored(path) if rank == 0 else None
+        if self._told(total is not None, world_size):
+            forget_parts(path)
+            if total is not None:
+                self._take(total)
             return
+        total = self._nothing()
+        parts = parts_of(count)
+        with progress_bar(total=count, desc="FID reference", unit="image", disable=rank != 0) as bar:
+            for first in range(0, len(parts), world_size):
+                some = range(first, min(first + world_size, len(parts)))
+                own = None
+                if first + rank in some:
+                    place = part_path(path, first + rank, len(parts))
+                    own = self._part(parts[first + rank], place, read, bar)
+                # one after the other, so that no process ever holds more than two parts' sums
+                for source, number in enumerate(some):
+                    sums = self._sent(own, source, rank)
+                    if source == rank:
+                        own = None
+                    else:
+                        bar.update(len(parts[number]))
+                    if rank == 0:
+                        assert sums is not None
+                        for whole, summand in zip(total, sums, strict=True):
+                            whole += summand
+                    del sums
+        if rank == 0:
+            self._take(total)
+        if self._told(rank == 0 and store(path, dict(zip(SUMS, total, strict=True))), world_size):
+            forget_parts(path)  # each process, for the folder may be one of its machine
+
+    def _part(self, part: range, path: Path, read: Callable[[range], Iterable[Tensor]], bar: tqdm) -> list[Tensor]:
+        """A part's sums, kept on disk."""
+        sums = self._stored(path)
+        if sums is not None and sums[2] == len(part):
+            bar.update(len(part))
+            return sums
+        sums = self._sums(read(part), bar)
+        store(path, dict(zip(SUMS, sums, strict=True)))
+        return sums
+
+    def _sums(self, images: Iterable[Tensor], bar: tqdm | None = None) -> list[Tensor]:
+        total, products, count = self._nothing()
         for batch in images:
-            self.metric.update(batch.to(self.metric.device), real=True)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")
-            save_file({name: getattr(self.metric, name).cpu().contiguous() for name in names}, part)
-            part.replace(path)
-        except OSError:
-            pass  # a cache that cannot be written costs time, not results
+            features = self._features(batch).double()
+            total += features.sum(dim=0)
+            products += features.t().mm(features)
+            count += len(features)
+            if bar is not None:
+                bar.update(len(features))
+        return [total, products, count]
+
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> Tensor:
+        """Those of a batch, where they are summed up."""
+        return self.features(images.to(self._device)).reshape(len(images), -1).to(self.metric.device)
+
+    def _nothing(self) -> list[Tensor]:
+        return [torch.zeros_like(getattr(self.metric, name)) for name in SUMS]
+
+    def _sent(self, own: list[Tensor] | None, source: int, rank: int) -> list[Tensor] | None:
+        """The sums that a process has, in every process; those of the first, which needs them, in this one alone."""
+        if source == 0:
+            return own if rank == 0 else None
+        sums = own if rank == source else self._nothing()
+        assert sums is not None
+        for tensor in sums:
+            distributed.broadcast(tensor, source)
+        return sums
+
+    def _told(self, answer: bool, world_size: int) -> bool:
+        """What the first process answers."""
+        if world_size == 1:
+            return answer
+        told = torch.tensor(int(answer), device=self.metric.device)
+        distributed.broadcast(told, 0)
+        return bool(told)
+
+    def _path(self, data_id: str) -> Path:
+        return self.cache / "fid" / f"{data_id}-{self._features_id}.safetensors"
+
+    def _stored(self, path: Path) -> list[Tensor] | None:
+        """The sums in a file, if they are of as many features and at least one image."""
+        found = stored(path, *SUMS)
+        if found is None:
+            return None
+        like = self._nothing()
+        sums = [found[name].to(self.metric.device) for name in SUMS]
+        fits = all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(sums, like, strict=True))
+        return sums if fits and sums[2] > 0 else None
+
+    def _take(self, sums: Iterable[Tensor]) -> None:
+        for name, tensor in zip(SUMS, sums, strict=True):
+            setattr(self.metric, name, tensor)
 
     def set_moments(self, mean: Tensor, covariance: Tensor) -> None:
         """Take a mean ``(F,)`` and a covariance ``(F, F)``, float64, for those of the real images' features.
@@ -77,7 +201,7 @@ class ReferenceFID:
 
     def update(self, images: Tensor) -> None:
         """Add generated images, uint8 ``(B, C, H, W)``."""
-        self.metric.update(images.to(self.metric.device), real=False)
+        self.metric.update(self._features(images), real=False)
 
     def compute(self) -> float:
         """The FID of all images added by all processes; every process must call it. Forgets them, not the reference."""

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.data.loader import BatchLoader
-from diffusion_lightning.data.order import BatchOrder
 from diffusion_lightning.data.tensor_images import ImageSet
 from diffusion_lightning.images import figure_picture
 from diffusion_lightning.progress import watched
@@ -156,11 +155,12 @@ def find_neighbours(
     return Neighbours(ratios, samples[chosen], *spaces)
 
 
-def image_batches(images: ImageSet, size: int = 500, workers: int = 0) -> Iterator[Tensor]:
-    """All images of a set in its order, uint8 ``(B, C, H, W)``, read by so many processes beside this one."""
-    order = BatchOrder(len(images), size, shuffle=False, drop_last=False)  # type: ignore[arg-type]
+def image_batches(images: ImageSet, size: int = 500, workers: int = 0, part: range | None = None) -> Iterator[Tensor]:
+    """All images of a set in its order, or those of a part, uint8 ``(B, C, H, W)``; read by so many processes more."""
+    chosen = range(len(images)) if part is None else part  # type: ignore[arg-type]
+    batches = [list(chosen[first : first + size]) for first in range(0, len(chosen), size)]
     generator = torch.Generator()  # or it would take a draw from the global one
-    for batch, _ in BatchLoader(images, batch_size=None, sampler=order, num_workers=workers, generator=generator):
+    for batch, _ in BatchLoader(images, batch_size=None, sampler=batches, num_workers=workers, generator=generator):
         yield batch
 
 

@@ -19,18 +19,18 @@ Of clean-fid's statistics those of its mode ``legacy_tensorflow`` are of images 
 
 import os
 import zipfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from diffusion_lightning.metrics.features import FEATURES, extract_features, fingerprint, published_feature
+from diffusion_lightning.metrics.kept import forget_parts, part_path, parts_of, store, stored
+from diffusion_lightning.progress import progress_bar
 
 ROWS = 4096
 """How many features are summed up at once in double precision."""
@@ -92,11 +92,49 @@ class Reference:
         Raises:
             ValueError: for fewer than two images.
         """
-        path = None if cache is None else cache / "features" / f"{data_id}-{fingerprint(network)}.safetensors"
-        features = _stored(path)
-        if features is None:
-            features = extract_features(network, batches)
-            _store(features, path)
+        path = _path(network, data_id, cache)
+        found = stored(path, "features")
+        features = found["features"] if found is not None else extract_features(network, batches)
+        if found is None:
+            store(path, {"features": features})
+        return cls(name, Moments.of(features), features)
+
+    @classmethod
+    def of_parts(
+        cls,
+        name: str,
+        count: int,
+        read: Callable[[range], Iterable[Tensor]],
+        network: nn.Module,
+        data_id: str,
+        cache: Path | None = None,
+        progress: bool = False,
+    ) -> "Reference":
+        """As :meth:`of_images`, of images that can be read in parts: what was interrupted goes on after the last one.
+
+        Args:
+            name: of the reference.
+            count: how many images there are.
+            read: those of a part, as uint8 batches ``(B, C, H, W)``; called only for parts that are not on disk.
+            network: uint8 batches → features ``(B, F)``.
+            data_id: identifies the images, see ``ImageDataModule.fingerprint``.
+            cache: folder for the features; nothing is kept if left out.
+            progress: show a bar, if there is something to compute.
+
+        Raises:
+            ValueError: for fewer than two images.
+        """
+        path = _path(network, data_id, cache)
+        found = stored(path, "features")
+        if found is not None:
+            return cls(name, Moments.of(found["features"]), found["features"])
+        parts = parts_of(count)
+        with progress_bar(total=count, desc="reference", unit="image", disable=not progress) as bar:
+            places = [None if path is None else part_path(path, number, len(parts)) for number in range(len(parts))]
+            some = [_of_part(part, place, read, network, bar) for part, place in zip(parts, places, strict=True)]
+        features = torch.cat(some)
+        if store(path, {"features": features}) and path is not None:
+            forget_parts(path)
         return cls(name, Moments.of(features), features)
 
     @classmethod
@@ -175,23 +213,25 @@ def _misfit(path: Path, key: str, tensor: Tensor, right: str) -> ValueError:
     return ValueError(f"reference={str(path)!r}: {key} has shape {tuple(tensor.shape)}: must be {right}")
 
 
-def _stored(path: Path | None) -> Tensor | None:
-    if path is None or not path.is_file():
-        return None
-    try:
-        return load_file(path)["features"]
-    except (OSError, SafetensorError, KeyError):
-        return None  # damaged: computed anew, and written anew
+def _path(network: nn.Module, data_id: str, cache: Path | None) -> Path | None:
+    """Where the features of a network are kept."""
+    return None if cache is None else cache / "features" / f"{data_id}-{fingerprint(network)}.safetensors"
 
 
-def _store(features: Tensor, path: Path | None) -> None:
-    if path is None:
-        return
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"features": features.contiguous()}, part)
-        part.replace(path)
-    except OSError:
-        with suppress(OSError):  # a cache that cannot be written costs time, not results
-            part.unlink(missing_ok=True)
+def _of_part(
+    part: range, path: Path | None, read: Callable[[range], Iterable[Tensor]], network: nn.Module, bar: tqdm
+) -> Tensor:
+    """The features of a part, kept on disk."""
+    found = stored(path, "features")
+    if found is not None and len(found["features"]) == len(part):
+        bar.update(len(part))
+        return found["features"]
+
+    def counted() -> Iterator[Tensor]:
+        for batch in read(part):
+            yield batch
+            bar.update(len(batch))
+
+    features = extract_features(network, counted())
+    store(path, {"features": features})
+    return features

@@ -11,6 +11,7 @@ by a vector v, are ‖v‖/√D apart.
 import torch
 from torch import Tensor
 
+from diffusion_lightning.floats import has_float64
 from diffusion_lightning.sde import standard_normal
 
 
@@ -38,7 +39,9 @@ def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 256, generator: 
     for name, points in (("x", x), ("y", y)):
         if not points.isfinite().all():
             raise ValueError(f"{name} holds NaN or infinite values: all must be finite")
-    directions = standard_normal((x.shape[1], projections), device="cpu", dtype=torch.float64, generator=generator)
+    # a generator draws on its own device
+    drawn_as = torch.float64 if generator is None or has_float64(generator.device) else torch.float32
+    directions = standard_normal((x.shape[1], projections), device="cpu", dtype=drawn_as, generator=generator).double()
     directions /= directions.norm(dim=0)
     first, second = ((points.to("cpu", torch.float64) @ directions).sort(0).values for points in (x, y))
     return (first - second).square().mean().sqrt().item()

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.floats import exact_float32, has_float64
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.samplers.base import Sampler, kept_states
 from diffusion_lightning.sde import SDE
@@ -34,7 +35,8 @@ def integrate(
 ) -> State:
     """Solve d state/dt = derivative(t, state) through ``times``, rising or falling, within those of the process.
 
-    The derivative is computed without autocast: bfloat16 resolves 1/256, far less than the tolerances.
+    The derivative is computed without autocast, and without TF32: they resolve 1/256 and 1/1024, far less than the
+    tolerances.
 
     Args:
         sde: whose noise level tells the progress.
@@ -52,13 +54,18 @@ def integrate(
 
     Raises:
         FloatingPointError: if the solver's step shrinks to nothing.
+        ValueError: for a method that needs float64 on a device that has none.
     """
+    if "adams" in method and not has_float64(times.device):
+        raise ValueError(f"method={method!r}: needs float64, which {times.device.type} has not: take rk4, or the CPU")
     options: dict[str, Any] = {}
     if method in get_args(AdaptiveMethod):
         # adaptive solvers step past the end and interpolate back, but beyond its times there is no process
         options["step_t"] = times[-1:]
         if norm is not None:
             options["norm"] = norm
+        if not has_float64(times.device):
+            options["dtype"] = torch.float32  # of the clock, which is float64 elsewhere
     elif method == "explicit_adams":
         options["max_order"] = 4  # torchdiffeq's 12 diverges here at any number of steps worth taking
     earliest, latest = times.min(), times.max()
@@ -82,7 +89,7 @@ def integrate(
     from torchdiffeq import odeint  # here, for it loads all of SciPy
 
     try:
-        with torch.autocast(times.device.type, enabled=False):
+        with torch.autocast(times.device.type, enabled=False), exact_float32():
             return odeint(observed, state, times, rtol=rtol, atol=atol, method=method, options=options)
     except AssertionError as error:  # torchdiffeq's way of saying that the step size underflowed
         raise failure(error) from error
@@ -110,7 +117,8 @@ class ProbabilityFlowODE(Sampler):
         t_min: where to stop; the SDE's own ``t_min`` if left out. The tutorial stops at 1e-3.
 
     Raises:
-        ValueError: for an unknown method, a tolerance that is not positive, or ``steps`` below 1.
+        ValueError: for an unknown method, a tolerance that is not positive, or ``steps`` below 1; when called, for an
+            Adams method on a device without float64.
         FloatingPointError: when called, if the solver's step shrinks to nothing.
     """
 
@@ -158,7 +166,8 @@ class ProbabilityFlowODE(Sampler):
             denoiser.sde, velocity, x, times, method=self.method, rtol=self.rtol, atol=self.atol, bar=bar
         )
         if self.denoise:
-            states[-1] = denoiser.denoise(states[-1], times[-1].expand(len(x)), **cond)
+            with exact_float32():
+                states[-1] = denoiser.denoise(states[-1], times[-1].expand(len(x)), **cond)
         if not trajectory:
             return states[-1]
         return states if is_adaptive or len(kept) == len(states) else states[kept]

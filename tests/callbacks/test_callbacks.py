@@ -546,7 +546,7 @@ def test_features_by_the_data_or_by_name(make_module, make_trainer, make_data):
         return callback
 
     assert made("auto", make_data()).name == "fid/mnist@4"
-    assert isinstance(made("mnist", make_data())._fid.metric.inception, DigitFeatures)
+    assert isinstance(made("mnist", make_data())._fid.features, DigitFeatures)
     with pytest.raises(
         ValueError, match="feature='nonsense': must be 'auto', 'inception', 'inception_tf1', 'mnist' or a module"
     ):

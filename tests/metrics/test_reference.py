@@ -1,6 +1,8 @@
 """The real side: its moments, the published forms of them, and the files in which they are kept."""
 
 import zipfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lightning import Reference
+from diffusion_lightning.metrics import kept
 from diffusion_lightning.metrics.evaluation import frechet_distance
 from diffusion_lightning.metrics.features import fingerprint
 from diffusion_lightning.metrics.reference import Moments
@@ -162,3 +165,43 @@ def test_a_damaged_or_unwritable_cache_costs_only_time(tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert torch.equal(Reference.of_images("set", [images], Means(), "abc", tmp_path / "file").features, expected)
     assert torch.equal(Reference.of_images("set", [images], Means(), "abc").features, expected)
+
+
+def test_features_of_parts_go_on_after_the_last_one_that_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "PART", 500)
+    images = pictures(1700, 0)
+    expected = Reference.of_images("set", images.split(500), Means(), "abc")
+    read: list[int] = []
+
+    def batches(part: range) -> Iterator[Tensor]:
+        if part.start == until:
+            raise KeyboardInterrupt
+        read.append(part.start)
+        yield from images[part.start : part.stop].split(500)
+
+    def reference(cache: Path | None = tmp_path) -> Reference:
+        read.clear()
+        return Reference.of_parts("set", 1700, batches, Means(), "abc", cache)
+
+    until = 1000
+    with pytest.raises(KeyboardInterrupt):
+        reference()
+    assert read == [0, 500]
+    first, second = sorted((tmp_path / "features").iterdir())
+    second.write_bytes(second.read_bytes()[:-1])
+    until = 1500
+    with pytest.raises(KeyboardInterrupt):
+        reference()
+    assert read == [500, 1000]
+    kept.store(first, {"features": torch.zeros(10, 6)})  # of other images
+    until = -1
+    found = reference()
+    assert read == [0, 1500]
+    assert torch.equal(found.features, expected.features)
+    assert torch.equal(found.moments.covariance, expected.moments.covariance)
+    (file,) = (tmp_path / "features").iterdir()
+    assert file.name == f"abc-{fingerprint(Means())}.safetensors"
+    assert torch.equal(reference().features, expected.features)
+    assert read == []
+    assert torch.equal(reference(None).features, expected.features)
+    assert read == [0, 500, 1000, 1500]
