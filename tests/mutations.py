@@ -672,10 +672,10 @@ MUTATIONS = [
         AT_THE_PICTURES,
     ),
     Mutation(
-        "what is kept in memory is not written when a signal comes",
+        "a stop at the pictures of an epoch that is then saved says that it is not",
         "callbacks/graceful_stop.py",
-        "exception.saved |= any([",
-        "exception.saved |= bool([",
+        "exception.saved |= any(",
+        "any(",
         AT_THE_PICTURES,
     ),
     Mutation(
@@ -722,7 +722,7 @@ MUTATIONS = [
         "callbacks/checkpoints.py",
         "return trainer.strategy.broadcast(time.monotonic() - self._saved_time >= pause)",
         "return time.monotonic() - self._saved_time >= pause",
-        "tests/test_ddp.py::test_the_first_ones_clock_says_when_both_save",
+        CHECKPOINTS,
     ),
     Mutation(
         "the summary's memory is the host's, where the module is by then",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from diffusion_lightning import LastCheckpoint, RunLogger, SampleGrid, WholeCheckpointIO
 from diffusion_lightning.callbacks import checkpoints
@@ -114,6 +115,17 @@ def test_which_epochs_are_saved(saved, settings, epochs):
 )
 def test_before_an_epochs_pictures_and_not_again_after_them(saved, settings, positions):
     assert saved(max_epochs=4, **{"pictures": 0, **settings}) == positions
+
+
+@pytest.mark.parametrize("minutes", [1, 1e6])
+def test_whatever_its_own_clock_says_a_process_saves_when_the_first_one_does(saved, monkeypatch, minutes):
+    """As the process that a broadcast tells what the first one has seen of its clock; test_ddp.py has two of them."""
+    seen = [False, True, False, False, True, True, False]
+    monkeypatch.setattr(checkpoints, "_has_failed", lambda trainer: False)
+    monkeypatch.setattr(
+        SingleDeviceStrategy, "broadcast", lambda self, own, src=0: seen.pop(0) if isinstance(own, bool) else own
+    )
+    assert saved(every_minutes=minutes) == [(1, 0), (3, 0), (6, 0), (7, 0), (8, 0)]
 
 
 def test_what_could_not_be_saved_is_saved_after_the_next_epoch(saved):
