@@ -48,6 +48,10 @@ SHARED, FLOATS = "tests/metrics/test_shared_reference.py", "tests/test_floats.py
 
 RELIABILITY = "tests/reliability"
 POSITION = "tests/training/test_position.py::test_a_run_that_crashed_is_the_run_that_did_not"
+AT_THE_PICTURES = (
+    "tests/training/test_position.py::test_what_ends_a_run_at_the_pictures_of_an_epoch_that_is_not_saved_loses_nothing"
+)
+CHECKPOINTS = "tests/callbacks/test_checkpoints.py"
 NON_FINITE = f"{RELIABILITY}/test_non_finite.py::test_a_bad_step_changes_nothing"
 
 MUTATIONS = [
@@ -720,6 +724,87 @@ MUTATIONS = [
         "distributed.ReduceOp.MAX",
         "distributed.ReduceOp.MIN",
         f"{RELIABILITY}/test_signals.py::test_two_processes",
+    ),
+    Mutation(
+        "weights that are just being exchanged are kept, and not those of training",
+        "callbacks/checkpoints.py",
+        'value.to("cpu", copy=True) if',
+        "value if",
+        AT_THE_PICTURES,
+    ),
+    Mutation(
+        "a stop at the pictures of an epoch that is then saved says that it is not",
+        "callbacks/graceful_stop.py",
+        "exception.saved |= any(",
+        "any(",
+        AT_THE_PICTURES,
+    ),
+    Mutation(
+        "a signal at the pictures of an epoch that is not saved waits for them",
+        "callbacks/checkpoints.py",
+        "return self._kept is not None or self.holds_all_training(trainer)",
+        "return self.holds_all_training(trainer)",
+        AT_THE_PICTURES,
+    ),
+    Mutation(
+        "an error at the pictures of an epoch that is not saved loses it",
+        "callbacks/checkpoints.py",
+        """exception: BaseException) -> None:
+        self.save_kept(trainer)
+""",
+        """exception: BaseException) -> None:
+        pass
+""",
+        AT_THE_PICTURES,
+    ),
+    Mutation(
+        "the checkpoint after an epoch is saved again soon after the one before its pictures",
+        "callbacks/checkpoints.py",
+        "if after_epoch and (self.every_minutes == 0 or not self._is_on_disk):",
+        "if after_epoch:",
+        CHECKPOINTS,
+    ),
+    Mutation(
+        "minutes are asked for between epochs where an interval of time is given",
+        "callbacks/checkpoints.py",
+        "interval.total_seconds() if interval is not None else 60 * self.every_minutes",
+        "60 * self.every_minutes if after_epoch else interval.total_seconds()",
+        CHECKPOINTS,
+    ),
+    Mutation(
+        "a first checkpoint that failed is not tried again at the next epoch",
+        "callbacks/checkpoints.py",
+        "self._is_on_disk = not _has_failed(trainer)",
+        "self._is_on_disk = True",
+        CHECKPOINTS,
+    ),
+    Mutation(
+        "each process asks its own clock whether to save",
+        "callbacks/checkpoints.py",
+        "return trainer.strategy.broadcast(time.monotonic() - self._saved_time >= pause)",
+        "return time.monotonic() - self._saved_time >= pause",
+        CHECKPOINTS,
+    ),
+    Mutation(
+        "the summary's memory is the host's, where the module is by then",
+        "callbacks/performance.py",
+        "peak_memory_gb(trainer.strategy.root_device)",
+        "peak_memory_gb(pl_module.device)",
+        "tests/callbacks/test_performance.py::test_the_summarys_memory_is_that_of_the_training_device",
+    ),
+    Mutation(
+        "a dry run times samples on the CPU",
+        "commands/dry_run.py",
+        "    module.to(device)  # from the CPU, where a fit leaves it\n",
+        "    device = module.device\n",
+        "tests/commands/test_dry_run.py::test_what_follows_the_fit_is_on_the_training_device",
+    ),
+    Mutation(
+        "a dry run's clock does not wait for the GPU",
+        "commands/dry_run.py",
+        "        synchronize(x.device)\n        seconds =",
+        "        seconds =",
+        "tests/commands/test_dry_run.py::test_what_is_timed_is_finished",
     ),
     # ---- how the network is computed
     Mutation(

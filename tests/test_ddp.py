@@ -43,11 +43,12 @@ import torch
 from pathlib import Path
 from lightning.pytorch import Callback
 from torchmetrics.image.fid import FrechetInceptionDistance
+from diffusion_lightning.callbacks import LastCheckpoint, checkpoints
 
 from diffusion_lightning.metrics import kept
 
 kept.PART = 2000
-SEEN = {"fake": [], "real": [], "features": [], "losses": [], "labels": [], "seeds": []}
+SEEN = {"fake": [], "real": [], "features": [], "losses": [], "labels": [], "seeds": [], "saved": []}
 original = FrechetInceptionDistance.compute
 
 
@@ -59,6 +60,28 @@ def compute(self):
 
 
 FrechetInceptionDistance.compute = compute
+
+
+class Clock:
+    """Stands still in the first process; in the other an hour passes with every look at it."""
+
+    now = 0
+
+    def monotonic(self):
+        self.now += 3600 * int(os.environ.get("LOCAL_RANK", 0))
+        return self.now
+
+
+checkpoints.time = Clock()
+write = LastCheckpoint._save_checkpoint
+
+
+def save(self, trainer, path):
+    SEEN["saved"].append(trainer.global_step)
+    write(self, trainer, path)
+
+
+LastCheckpoint._save_checkpoint = save
 
 
 class Patches(torch.nn.Module):
@@ -147,6 +170,11 @@ def test_the_logged_losses_are_those_of_both(fitted):
         logged = [float(row["train/loss_epoch"]) for row in csv.DictReader(file) if row["train/loss_epoch"]]
     assert logged[1] == pytest.approx(sum(both) / 2, rel=1e-5)
     assert fitted.ranks[0]["metrics"]["val/loss"] == fitted.ranks[1]["metrics"]["val/loss"]
+
+
+def test_the_first_ones_clock_says_when_both_save(fitted):
+    # before the first epoch's pictures, and at the end
+    assert [rank["saved"] for rank in fitted.ranks] == [[3, 6], [3, 6]]
 
 
 def test_they_say_nothing_that_nobody_can_act_on(fitted):

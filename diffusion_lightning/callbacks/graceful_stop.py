@@ -33,9 +33,9 @@ class GracefulStop(Callback):
 
     ``last.ckpt`` is saved first, where the trainer has a callback that saves checkpoints. A signal to any process stops
     all of them after the same step, one later where there are several. While an epoch's pictures are drawn, when the
-    last step is saved already, it ends at once; a second Ctrl-C ends anything at once. Under SLURM the signal of
-    Lightning's automatic requeueing is also answered between two steps, and after it the job goes on until SLURM ends
-    it.
+    last step is saved already or can be, it ends at once; a second Ctrl-C ends anything at once. Under SLURM the signal
+    of Lightning's automatic requeueing is also answered between two steps, and after it the job goes on until SLURM
+    ends it.
 
     Raises:
         Stopped: out of ``fit``, when it is done.
@@ -91,11 +91,24 @@ class GracefulStop(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         self._in_step = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After a signal in the epoch's last step, end before its pictures; several processes agree only on a step."""
+        if self._received is not None and trainer.world_size == 1:
+            self._leave_if_nothing_is_lost(trainer)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # not from the signal's handler: whatever it came upon is done with only now
+        if isinstance(exception, Stopped):
+            exception.saved |= any([callback.save_kept(trainer) for callback in _last_checkpoints(trainer)])
         self._give_back()
+
+    def _leave_if_nothing_is_lost(self, trainer: Trainer) -> None:
+        last = _last_checkpoints(trainer)
+        if not self._in_step and any(callback.loses_nothing(trainer) for callback in last):
+            raise self._stopped(trainer, saved=any(callback.holds_all_training(trainer) for callback in last))
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         trainer = self._trainer
@@ -111,9 +124,7 @@ class GracefulStop(Callback):
         self._received = signum
         if launcher is not None:
             launcher.kill(signal.SIGTERM)  # type: ignore[attr-defined]
-        # nothing is lost by leaving now
-        if not self._in_step and _is_saved(trainer):
-            raise self._stopped(trainer, saved=True)
+        self._leave_if_nothing_is_lost(trainer)
         again = "; Ctrl-C again leaves at once" if signum == signal.SIGINT else ""
         rank_zero_info(f"\n{signal.Signals(signum).name}: stopping after this step{again}")
 
@@ -135,9 +146,8 @@ class GracefulStop(Callback):
         self._former.clear()
 
 
-def _is_saved(trainer: Trainer) -> bool:
-    last = [c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
-    return any(callback.holds_all_training(trainer) for callback in last)
+def _last_checkpoints(trainer: Trainer) -> list[LastCheckpoint]:
+    return [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint)]
 
 
 def _is_launched(trainer: Trainer) -> bool:

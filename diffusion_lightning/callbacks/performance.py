@@ -182,7 +182,8 @@ class RunReport(Callback):
             steps += f"; {in_all} in all"
         if pl_module.skipped_steps:
             steps += f"; {pl_module.skipped_steps} skipped"
-        total, memory = sum(seconds.values()), peak_memory_gb(pl_module.device)
+        # not the module's device: Lightning has moved it to the CPU by now
+        total, memory = sum(seconds.values()), peak_memory_gb(trainer.strategy.root_device)
         ranks = trainer.world_size
         of = f", {self._examples / _training(seconds):,.0f} by each of {ranks} processes" if ranks > 1 else ""
         speed = f"{self._examples * ranks / _training(seconds):,.0f} examples/s in training{of}"

@@ -53,8 +53,7 @@ class _BatchTimes(Callback):
         self.starts: list[float] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if pl_module.device.type == "cuda":
-            torch.cuda.synchronize(pl_module.device)
+        synchronize(pl_module.device)
         self.starts.append(time.perf_counter())
 
     def typical(self) -> float:
@@ -89,10 +88,13 @@ def dry_run(trainer: Trainer, module: ScoreModule, data: LightningDataModule, le
     times = _BatchTimes()
     trainer.callbacks = [*(c for c in trainer.callbacks if c not in drawing), times]  # type: ignore[attr-defined]
     trainer.fit(module, datamodule=data)
+    device = trainer.strategy.root_device
+    memory = peak_memory_gb(device)
+    module.to(device)  # from the CPU, where a fit leaves it
 
     loader = data.train_dataloader()
     batch = next(iter(loader))
-    x, labels = (part[:1].to(module.device) for part in batch)
+    x, labels = (part[:1].to(device) for part in batch)
     per_epoch, batches = length.batches(len(loader))
     examples = len(batch[0]) * trainer.world_size
     forward, step = flops(module, x, labels)
@@ -114,7 +116,6 @@ def dry_run(trainer: Trainer, module: ScoreModule, data: LightningDataModule, le
         due = math.ceil(batches / per_epoch / callback.every_n_epochs) if batches < math.inf else math.inf
         what = f"{_count(due)} × {num:,} samples of {nfe} evaluations ({type(sampler).__name__})"
         rows.append((type(callback).__name__, f"{_interval(due * cost)}: {what}"))
-    memory = peak_memory_gb(module.device)
     if memory is not None:
         rows.append(("memory", f"{memory:.2f} GB at the peak of {TRIAL_STEPS} steps"))
     return rows
@@ -140,10 +141,19 @@ def seconds_per_evaluation(trainer: Trainer, module: ScoreModule, x: Tensor, lab
     x, labels = x.expand(size, *x.shape[1:]).contiguous(), labels.expand(size).contiguous()
     t = torch.full((size,), module.denoiser.sde.T, device=x.device)
     for _ in range(2):  # the first one warms up
+        synchronize(x.device)
         start = time.perf_counter()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            module.denoiser.denoise(x, t, **module.condition(labels)).sum().item()
-    return (time.perf_counter() - start) / size
+            module.denoiser.denoise(x, t, **module.condition(labels))
+        synchronize(x.device)
+        seconds = time.perf_counter() - start
+    return seconds / size
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has computed what it was told to; nothing else waits."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def evaluations(sampler: Sampler, module: ScoreModule) -> int:

@@ -587,7 +587,7 @@ def test_the_last_checkpoint_is_of_every_epoch(fit):
             path = fit.folder / "checkpoints" / "last.ckpt"
             seen.append(epoch_of(path) if path.exists() else None)
 
-    fit(LastCheckpoint(), Watch(), max_epochs=3, limit_train_batches=1, enable_checkpointing=True)
+    fit(LastCheckpoint(every_minutes=0), Watch(), max_epochs=3, limit_train_batches=1, enable_checkpointing=True)
     assert seen == [None, 0, 1]
     assert names(fit.folder) == ["last.ckpt", "previous.ckpt"]
     assert epoch_of(fit.folder / "checkpoints" / "last.ckpt") == 2

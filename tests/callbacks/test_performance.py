@@ -116,6 +116,9 @@ class Work(Callback):
         self.clock.now += 17
 
 
+EveryEpoch = partial(LastCheckpoint, every_minutes=0)
+
+
 class Draw(SamplingCallback):
     """7 s for a picture."""
 
@@ -205,7 +208,7 @@ def test_only_the_training_loop_is_split_up(clock):
 
 
 def test_each_epoch_has_the_seconds_of_its_parts(fit, clock):
-    run = fit(Draw(clock), Measure(clock, [5.0, 3.0]), LastCheckpoint(), enable_checkpointing=True, max_epochs=2)
+    run = fit(Draw(clock), Measure(clock, [5.0, 3.0]), EveryEpoch(), enable_checkpointing=True, max_epochs=2)
     expected = {
         "data": 3 * (2 + 1),
         "step": 5 + 10 + 15,
@@ -299,6 +302,18 @@ def test_memory_is_what_the_system_says():
     assert peak_memory_gb(torch.device("cpu")) == pytest.approx(int(line.split()[1]) * 1024 / 1e9, rel=0.02)
 
 
+def test_the_summarys_memory_is_that_of_the_training_device(fit, monkeypatch):
+    """By a strategy whose root device is a GPU once the fit is over and Lightning has moved the module to the CPU."""
+
+    class Elsewhere(Callback):
+        def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+            assert pl_module.device == torch.device("cpu")
+            monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("cuda", 1))
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", {torch.device("cuda", 1): 7_250_000_000}.__getitem__)
+    assert fit(Elsewhere()).summary[3] == "  memory    7.25 GB at its peak"
+
+
 # ---- the table
 
 
@@ -307,7 +322,7 @@ def test_the_summary(fit, clock, monkeypatch):
     run = fit(
         Draw(clock),
         Measure(clock, [5.0, 3.0, math.nan, 4.0]),
-        LastCheckpoint(),
+        EveryEpoch(),
         enable_checkpointing=True,
         max_epochs=4,
     )

@@ -1,9 +1,12 @@
 """The dry run: its arithmetic against exact counts; the command itself is in test_cli.py."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import nn
 
 from diffusion_lightning import (
@@ -17,9 +20,12 @@ from diffusion_lightning import (
     NoisePrediction,
     PredictorCorrector,
     ReverseDiffusionPredictor,
+    SampleGrid,
     ScoreModule,
 )
-from diffusion_lightning.commands.dry_run import Length, evaluations, flops
+from diffusion_lightning.commands import dry_run
+from diffusion_lightning.commands.dry_run import Length, evaluations, flops, seconds_per_evaluation
+from diffusion_lightning.denoiser import NetworkDenoiser
 
 
 @pytest.mark.parametrize(
@@ -77,3 +83,61 @@ def test_evaluations_are_those_of_a_real_call(sampler, nfe: int) -> None:
     assert evaluations(sampler, module) == nfe
     sampler(module.denoiser, (2, 4))
     assert sampler.nfe == nfe
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a dry run does, in its order: evaluations with their device, looks at the clock, waits for a GPU, and looks
+    at the memory."""
+    events: list[str] = []
+    denoise = NetworkDenoiser.denoise
+
+    def watched(self: NetworkDenoiser, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        events.append(f"denoise on {x.device}")
+        return denoise(self, x, *args, **kwargs)
+
+    def clock() -> float:
+        events.append("clock")
+        return float(len(events))
+
+    def memory(device: torch.device) -> float:
+        events.append(f"memory of {device}")
+        return 2.5
+
+    monkeypatch.setattr(NetworkDenoiser, "denoise", watched)
+    monkeypatch.setattr(dry_run, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(dry_run, "synchronize", lambda device: events.append(f"wait for {device}"))
+    monkeypatch.setattr(dry_run, "peak_memory_gb", memory)
+    return events
+
+
+def test_only_a_gpu_is_waited_for(monkeypatch):
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    for name in ("cpu", "cuda:1", "meta"):
+        dry_run.synchronize(torch.device(name))
+    assert waited == [torch.device("cuda", 1)]
+
+
+def test_what_is_timed_is_finished(make_module, make_trainer, events):
+    x, labels = torch.zeros(1, 1, 28, 28), torch.zeros(1, dtype=torch.int64)
+    seconds = seconds_per_evaluation(make_trainer(), make_module(), x, labels, size=2)
+    assert events == ["wait for cpu", "clock", "denoise on cpu", "wait for cpu", "clock"] * 2
+    assert seconds == (10 - 7) / 2  # between the second pair of looks
+
+
+def test_what_follows_the_fit_is_on_the_training_device(make_module, make_trainer, make_data, events, monkeypatch):
+    """By a strategy whose root device is another one, "meta", once Lightning has moved the module to the CPU."""
+
+    class Elsewhere(Callback):
+        def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+            monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("meta"))
+            events.clear()
+
+    trainer = make_trainer(callbacks=[Elsewhere(), SampleGrid(num_samples=4)], fast_dev_run=12)
+    rows = dict(dry_run.dry_run(trainer, make_module(), make_data(), Length(3, -1, None, 1)))
+    assert events[0] == "memory of meta"  # of the steps alone
+    assert rows["memory"] == "2.50 GB at the peak of 12 steps"
+    timed = ["wait for meta", "clock", "denoise on meta", "wait for meta", "clock"]
+    assert events[1:] == ["denoise on meta"] * 2 + timed * 2
+    assert "samples of 3 evaluations (Heun)" in rows["SampleGrid"]

@@ -17,7 +17,8 @@ from diffusion_lightning.training.checkpoint_file import KEY
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
 
-# fifteen steps in three epochs, each followed by a validation and pictures; a checkpoint every other step
+# fifteen steps in three epochs, each followed by a validation and pictures; a checkpoint every other step, and
+# before and after the pictures
 TINY = """
 trainer:
   accelerator: cpu
@@ -36,7 +37,7 @@ trainer:
     - class_path: diffusion_lightning.SampleGrid
       init_args: {num_samples: 4}
     - class_path: diffusion_lightning.LastCheckpoint
-      init_args: {every_n_train_steps: 2}
+      init_args: {every_n_train_steps: 2, every_minutes: 0}
     - class_path: diffusion_lightning.BestCheckpoint
 model:
   network:
@@ -45,6 +46,14 @@ model:
   sampler: {init_args: {steps: 2}}
 data: {init_args: {batch_size: 8}}
 """
+
+
+SELDOM = (
+    "--trainer.callbacks=[{class_path: misfortunes.Misfortunes}, {class_path: misfortunes.Record}, "
+    "{class_path: diffusion_lightning.SampleGrid, init_args: {num_samples: 4}}, "
+    "{class_path: diffusion_lightning.BestCheckpoint}, {class_path: diffusion_lightning.LastCheckpoint}]"
+)
+"""An option for the same run with its checkpoint as seldom as by default: at the first epoch's end, and the last's."""
 
 
 @dataclass

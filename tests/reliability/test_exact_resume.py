@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import pytest
-from hurt_runs import assert_same_run, checkpoint, metrics
+from hurt_runs import SELDOM, assert_same_run, checkpoint, metrics
 
 SGD = "{class_path: torch.optim.SGD, init_args: {lr: 0.1, momentum: 0.9}}"
 PLATEAU = (
@@ -60,6 +60,17 @@ def test_killed_and_resumed(make_command, uninterrupted, name):
     assert "mid-epoch" not in said
     assert "before the epoch ended" not in said
     assert "resum" not in said
+
+
+def test_killed_after_epochs_that_were_not_saved(make_command, uninterrupted):
+    command = make_command(SELDOM)
+    command(code=-9, MISFORTUNES="SIGKILL on_train_batch_end 13")
+    assert checkpoint(command.run)["global_step"] == 5  # two epochs are there to be seen, and one to go on from
+    assert len(list(command.run.glob("samples/*.png"))) == 2
+    command.resume(code=143, MISFORTUNES="SIGTERM sample 2")
+    assert checkpoint(command.run)["global_step"] == 10
+    command.resume()
+    assert_same_run(command.run, uninterrupted().run)
 
 
 def test_killed_before_anything_was_saved(make_command):

@@ -8,15 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hurt_runs import assert_same_run, checkpoint, metrics
+from hurt_runs import SELDOM, assert_same_run, checkpoint, metrics
+
+from diffusion_lightning.training.checkpoint_file import KEY
 
 ACCUMULATE = "--trainer.accumulate_grad_batches=2"
-ONCE_AN_EPOCH = (
-    "--trainer.callbacks=[{class_path: misfortunes.Misfortunes}, {class_path: misfortunes.Record}, "
-    "{class_path: diffusion_lightning.SampleGrid, init_args: {num_samples: 4}}, "
-    "{class_path: diffusion_lightning.BestCheckpoint}, "
-    "{class_path: diffusion_lightning.LastCheckpoint, init_args: {every_n_train_steps: null}}]"
-)
 
 
 def last_lines(text: str) -> list[str]:
@@ -93,9 +89,11 @@ def test_two_processes(make_command, uninterrupted):
     (line,) = last_lines(command(code=143, MISFORTUNES="SIGTERM on_before_optimizer_step 3"))
     # the other process hears of it while it takes the fourth
     assert "stopped by SIGTERM after step 4 (saved)" in line
-    (line,) = last_lines(command.resume(code=130, MISFORTUNES="group:SIGINT on_before_zero_grad 4"))
-    assert "stopped by SIGINT" in line
-    assert "(saved)" in line
+    # at the pictures of an epoch that is not saved, which each process is about to draw its share of
+    (line,) = last_lines(command.resume(SELDOM, code=130, MISFORTUNES="group:SIGINT sample 2"))
+    assert "stopped by SIGINT after step 10 (saved)" in line
+    assert checkpoint(command.run)[KEY]["position"]["batch"] == 5
+    assert [path.name for path in command.run.glob("samples/*.png")] == ["epoch=0000.png"]
     command.resume()
     assert_same_run(command.run, uninterrupted(processes=2).run)
 
@@ -113,7 +111,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
 
 
 def test_slurm_ends_a_job_before_its_first_checkpoint_and_restarts_it(make_command, uninterrupted, slurm, tmp_path):
-    command = make_command(ONCE_AN_EPOCH, **slurm)
+    command = make_command(SELDOM, **slurm)
     command(code=-9, MISFORTUNES="SIGUSR1 on_before_optimizer_step 3")
     assert (tmp_path / "requeued").read_text() == "requeue 123\n"
     command(SLURM_RESTART_COUNT="1")

@@ -38,6 +38,8 @@ trainer:
   callbacks:
     - class_path: diffusion_lightning.SampleGrid
       init_args: {num_samples: 2, animate: always}
+    - class_path: diffusion_lightning.LastCheckpoint
+      init_args: {every_minutes: 0}
 model:
   network: {init_args: {channels: [8], middle_attention: false, embed_dim: 8}}
   sampler: {init_args: {steps: 2}}

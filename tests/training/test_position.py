@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from diffusion_lightning import (
     LastCheckpoint,
     RunLogger,
     SampleGrid,
+    ScoreModule,
     UNet,
     WholeCheckpointIO,
 )
@@ -88,7 +90,8 @@ def run(make_module, make_trainer, make_data, tmp_path):
         )
         folder = tmp_path / name / "version_0"
         last = folder / "checkpoints" / "last.ckpt"
-        saves: Callback = LastCheckpoint(every_n_train_steps=2)
+        often = {"every_n_train_steps": 2, "every_minutes": 0.0}
+        saves: Callback = LastCheckpoint(**settings.pop("last", often))
         if every := settings.pop("lightning_saves_every", None):
             saves = ModelCheckpoint(every_n_train_steps=every, save_last=True, save_top_k=0)
         data = make_data(num_workers=settings.pop("num_workers", 0))
@@ -96,7 +99,7 @@ def run(make_module, make_trainer, make_data, tmp_path):
         fixed = {"limit_train_batches": BATCHES, "max_epochs": EPOCHS, "limit_val_batches": 1}
         trainer = make_trainer(
             logger=RunLogger(tmp_path, name, resume=folder if folder.exists() else None, resume_step=step),
-            callbacks=[*callbacks, SampleGrid(num_samples=2), saves, GracefulStop()],
+            callbacks=[GracefulStop(), *callbacks, SampleGrid(num_samples=2), saves],
             plugins=[WholeCheckpointIO()],
             enable_checkpointing=True,
             **{**fixed, **settings},
@@ -164,6 +167,63 @@ def test_a_run_that_crashed_is_the_run_that_did_not(run, variant, recwarn):
         assert_equal(whole, broken, but=KEY if "lightning_saves_every" in settings else "nothing")
     assert crashed >= len(places) - 1  # without validation none crashes there
     assert not [w for w in recwarn if "resum" in str(w.message)]
+
+
+def interrupt(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def fail(*_: Any) -> None:
+    raise Crash
+
+
+class InEpoch(Callback):
+    """Has it happen in the second epoch: at the first call of a function after its validation, or at its last step."""
+
+    def __init__(self, owner: Any, name: str, what: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.owner, self.name, self.what, self.monkeypatch = owner, name, what, monkeypatch
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch != 1 or self.owner is None:
+            return
+        original = getattr(self.owner, self.name)
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            self.monkeypatch.setattr(self.owner, self.name, original)
+            result = original(*args, **kwargs)
+            self.what()
+            return result
+
+        self.monkeypatch.setattr(self.owner, self.name, function)
+
+    def on_before_zero_grad(self, trainer: Any, *_: Any) -> None:
+        if self.owner is None and trainer.global_step == 2 * BATCHES - 1:
+            self.what()
+
+
+# the weights are the averaged ones; they are just becoming so, and nobody would change them back; an error; before it
+ENDS_OF_AN_EPOCH = [
+    (ScoreModule, "sample", interrupt),
+    (torch, "_foreach_copy_", interrupt),
+    (ScoreModule, "sample", fail),
+    (None, "", interrupt),
+]
+
+
+def test_what_ends_a_run_at_the_pictures_of_an_epoch_that_is_not_saved_loses_nothing(run, monkeypatch):
+    whole = run("whole")
+    for number, (owner, name, what) in enumerate(ENDS_OF_AN_EPOCH):
+        at = InEpoch(owner, name, what, monkeypatch)
+        with pytest.raises(Crash if what is fail else Stopped) as ended:
+            run(f"ended_{number}", at, last={})
+        assert what is fail or ended.value.saved
+        folder = whole.parent.parent / f"ended_{number}" / "version_0"
+        paths = [folder / "checkpoints" / f"{which}.ckpt" for which in ("previous", "last")]
+        positions = [Position(**load_checkpoint(path)[KEY]["position"]) for path in paths]
+        assert [(position.epoch, position.batch) for position in positions] == [(0, BATCHES), (1, BATCHES)]
+        assert [path.name for path in (folder / "samples").iterdir()] == ["epoch=0000.png"]
+        run(f"ended_{number}", last={}, resume=True)
+        assert_equal(whole, folder)
 
 
 def test_a_longer_run_goes_on_in_the_middle_of_an_epoch(run):
