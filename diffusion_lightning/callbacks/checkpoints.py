@@ -22,6 +22,7 @@ from torch import Tensor
 from diffusion_lightning.callbacks.fid import FIDCallback
 from diffusion_lightning.callbacks.pictures import is_due
 from diffusion_lightning.callbacks.sampling import SamplingCallback
+from diffusion_lightning.training.agreement import Agreement
 from diffusion_lightning.training.position import Position
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -62,11 +63,13 @@ class LastCheckpoint(ModelCheckpoint):
         self.every_n_train_steps = every_n_train_steps
         self.train_time_interval = train_time_interval
         self.every_minutes = every_minutes
+        self._agreement: Agreement | None = None
         self._begin()
 
     def _begin(self) -> None:
         self._saved: Position | None = None
         self._saved_time = time.monotonic()
+        self._has_asked = False  # the other processes to save with this one
         self._is_on_disk = False  # what this start saved last
         self._kept: dict[str, Any] | None = None
 
@@ -75,6 +78,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin()
+        self._agreement = Agreement(trainer) if self.train_time_interval is not None else None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = Path(str(self.dirpath)).resolve()
@@ -129,7 +133,7 @@ class LastCheckpoint(ModelCheckpoint):
         path = self._make_way(trainer)
         self._save_checkpoint(trainer, path)
         self.best_model_path = path
-        self._saved_time = time.monotonic()
+        self._saved_time, self._has_asked = time.monotonic(), False
         self._is_on_disk = not _has_failed(trainer)
         if self._is_on_disk:
             self._saved, self._kept = position, None
@@ -157,8 +161,14 @@ class LastCheckpoint(ModelCheckpoint):
         if interval is None and not after_epoch:
             return False
         pause = interval.total_seconds() if interval is not None else 60 * self.every_minutes
+        is_time = time.monotonic() - self._saved_time >= pause
         # the processes' clocks differ, and all must save together
-        return trainer.strategy.broadcast(time.monotonic() - self._saved_time >= pause)
+        if after_epoch:
+            return trainer.strategy.broadcast(is_time)
+        assert self._agreement is not None
+        wanted = trainer.is_global_zero and is_time and not self._has_asked
+        self._has_asked |= wanted
+        return self._agreement.any(wanted)[0]
 
     def _make_way(self, trainer: Trainer) -> str:
         """Where the newest goes, after the one that is there has become the one before."""
