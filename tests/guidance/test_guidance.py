@@ -139,19 +139,19 @@ def test_both_halves_of_a_network_are_one_call():
     assert guided.num_classes == 3
 
 
-def test_outside_of_the_interval_it_is_the_denoiser_at_its_cost():
-    sde = KarrasSDE()
+@pytest.mark.parametrize("sde", [VPSDE(), KarrasSDE()], ids=lambda sde: type(sde).__name__)
+def test_outside_of_the_interval_it_is_the_denoiser_at_its_cost(sde):
     inside = Classes(sde)
     guided = ClassifierFreeGuidance(inside, 2.0, interval=(0.5, 2.0))
     labels, x = torch.zeros(3, dtype=torch.long), torch.randn(3, 2)
-    for level, evaluations in ((0.4, 1), (0.5, 2), (1.0, 2), (2.0, 2), (2.1, 1)):
-        t = torch.full((3,), level)
+    for level, evaluations in ((0.4, 1), (0.51, 2), (1.0, 2), (1.99, 2), (2.1, 1)):
+        t = sde.time_at(torch.full((3,), level))
         found = guided.denoise(x, t, labels=labels)
         assert guided.evaluations == evaluations
         mean = guided_mean(0, 2.0 if evaluations == 2 else 1.0)
         torch.testing.assert_close(found, gaussian(sde, mean).denoise(x, t))
     # at once, each by its own time
-    t = torch.tensor([0.4, 1.0, 2.1])
+    t = sde.time_at(torch.tensor([0.4, 1.0, 2.1]))
     found = guided.denoise(x, t, labels=labels)
     assert torch.equal(found[::2], inside.denoise(x, t, labels=labels)[::2])
     torch.testing.assert_close(found[1:2], gaussian(sde, guided_mean(0, 2.0)).denoise(x[1:2], t[1:2]))
