@@ -50,6 +50,7 @@ _HOME = {
         "Heun",
         "DPMSolverPlusPlus",
     ),
+    "guidance": ("ClassifierFreeGuidance", "AutoGuidance", "ClassifierGuidance"),
     "likelihood": ("log_likelihood", "bits_per_dim"),
     "networks": ("ScoreNet", "UNet", "DoubleConvUNet", "MLP", "DiffusersUNet"),
     "data.augmentation": ("GeometricAugmentation",),

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from diffusion_lightning.parameterization import Parameterization
 from diffusion_lightning.sde import SDE, expand
 
+CONDITIONS = ("labels",)
+"""The names of what a denoiser may be conditioned on, and can be asked without."""
+
 
 def check_conditions(cond: dict[str, Any], batch: int) -> None:
     """Raise a ValueError naming a tensor among the conditions that has not one entry for each of ``batch`` examples."""
@@ -75,9 +78,22 @@ class Denoiser(nn.Module, ABC):
         alpha_rate, sigma_rate = self.sde.rates(t)
         return expand(alpha_rate, x) * denoised + expand(sigma_rate, x) * (x - mean) / std
 
+    is_guided = False
+    """Whether it is steered: no posterior mean of any data, so that its flow is not that of a density."""
+
+    evaluations = 1
+    """Of networks, or whatever is costly, that the last call of :meth:`denoise` took."""
+
     @property
     def num_classes(self) -> int | None:
         """How many classes it can be told of, as ``labels``; None without."""
+        return None
+
+    def null(self, **cond: Any) -> dict[str, Tensor] | None:
+        """For each of the conditions the one that stands for none, in their shapes, so that both fit into one batch.
+
+        None if it has no such conditions: without one it is asked by leaving it out.
+        """
         return None
 
     @property
@@ -104,6 +120,12 @@ class NetworkDenoiser(Denoiser):
     @property
     def num_classes(self) -> int | None:
         return getattr(self.network, "num_classes", None)
+
+    def null(self, **cond: Any) -> dict[str, Tensor] | None:
+        index, given = getattr(self.network, "null_class", None), {k: v for k, v in cond.items() if v is not None}
+        if index is None or given.keys() != {"labels"}:
+            return None
+        return {"labels": torch.full_like(given["labels"], index)}
 
     def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         self.sde.check_times(t, x.shape[0])  # not len, which an exported program would take for a constant

@@ -68,9 +68,15 @@ def log_likelihood(
         ``ProbabilityFlowODE(denoise=False)(denoiser, x.shape, x_T=z)`` takes back to x.
 
     Raises:
-        ValueError: for a setting out of its range, an x that is not finite, or a condition not one for each example.
+        ValueError: for a setting out of its range, an x that is not finite, a condition not one for each example, or a
+            guided denoiser.
         FloatingPointError: if the solver's step shrinks to nothing.
     """
+    if denoiser.is_guided:
+        raise ValueError(
+            f"{type(denoiser).__name__}: has no likelihood, for a guided flow comes from the prior of no density that "
+            "is known: give the denoiser inside of it"
+        )
     for name, value, allowed in (
         ("divergence", divergence, Divergence),
         ("noise", noise, Probe),

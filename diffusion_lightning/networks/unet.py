@@ -125,6 +125,7 @@ class UNet(nn.Module):
         self.dropout = dropout
         self.patch_size = patch_size
         self.num_classes = num_classes
+        self.null_class = num_classes
         self.time_embedding = time_embedding
         self.time_scale = time_scale
         self.checkpointing = checkpointing

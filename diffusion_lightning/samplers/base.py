@@ -18,12 +18,14 @@ class _Counted(Denoiser):
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(denoiser.sde)
-        self._denoise = denoiser.denoise
+        self._inside = [denoiser]  # not as a module: its weights are not this one's
         self.evaluations = 0
 
     def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        self.evaluations += 1
-        return self._denoise(x, t, **cond)
+        (denoiser,) = self._inside
+        denoised = denoiser.denoise(x, t, **cond)
+        self.evaluations += denoiser.evaluations
+        return denoised
 
 
 class Sampler(ABC):
@@ -33,7 +35,7 @@ class Sampler(ABC):
         t_min: where to stop; the SDE's own ``t_min`` if left out.
 
     Attributes:
-        nfe: evaluations of the denoiser during the last call, counted.
+        nfe: evaluations of the denoiser during the last call, counted; of a guided one, of those inside of it.
 
     Raises:
         ValueError: if ``t_min`` is not positive.
