@@ -103,7 +103,11 @@ class GracefulStop(Callback):
         # not from the signal's handler: whatever it came upon is done with only now
         if isinstance(exception, Stopped):
             exception.saved |= any([callback.save_kept(trainer) for callback in _last_checkpoints(trainer)])
+        told = self._received is not None
         self._give_back()
+        if told and isinstance(exception, RuntimeError) and _is_launched(trainer):
+            # the first process has left at once, as it was told to, where this one could not yet
+            raise self._stopped(trainer, saved=False) from exception
 
     def _leave_if_nothing_is_lost(self, trainer: Trainer) -> None:
         last = _last_checkpoints(trainer)

@@ -90,7 +90,9 @@ def test_two_processes(make_command, uninterrupted):
     # the other process hears of it while it takes the fourth
     assert "stopped by SIGTERM after step 4 (saved)" in line
     # at the pictures of an epoch that is not saved, which each process is about to draw its share of
-    (line,) = last_lines(command.resume(SELDOM, code=130, MISFORTUNES="group:SIGINT sample 2"))
+    said = command.resume(SELDOM, code=130, MISFORTUNES="group:SIGINT sample 2")
+    assert len(last_lines(said)) == 1, said
+    (line,) = last_lines(said)
     assert "stopped by SIGINT after step 10 (saved)" in line
     assert checkpoint(command.run)[KEY]["position"]["batch"] == 5
     assert [path.name for path in command.run.glob("samples/*.png")] == ["epoch=0000.png"]
