@@ -59,10 +59,7 @@ def normal_rows(key: int, places: Tensor, shape: Sequence[int]) -> Tensor:
     """
     size = math.prod(shape)
     blocks = math.ceil(size / 4)
-    counter = [torch.zeros(len(places), blocks, dtype=torch.int64, device=places.device) for _ in range(4)]
-    counter[0] += torch.arange(blocks, device=places.device)
-    counter[1] += places[:, None]
-    words = philox(counter, key)
+    words = _words(key, places, blocks)
     drawn = torch.empty(len(places), blocks, 4, device=places.device, dtype=torch.float32)
     for pair in (0, 2):
         radius = (words[pair].float() + 1).mul_(2.0**-32).log_().mul_(-2).sqrt_()
@@ -70,3 +67,21 @@ def normal_rows(key: int, places: Tensor, shape: Sequence[int]) -> Tensor:
         torch.mul(radius, angle.cos(), out=drawn[..., pair])
         torch.mul(radius, angle.sin_(), out=drawn[..., pair + 1])
     return drawn.flatten(1)[:, :size].reshape(len(places), *shape).to(torch.get_default_dtype())
+
+
+def uniform_rows(key: int, places: Tensor) -> Tensor:
+    """One draw of U[0, 1) for each row, a function of the key and the row's place: float32 ``(B,)``, multiples of 2⁻²⁴.
+
+    Args:
+        key: in [0, 2⁶³); another one than that of other draws.
+        places: of the rows, as in :func:`normal_rows`.
+    """
+    return (_words(key, places, 1)[0][:, 0] >> 8).float() * 2.0**-24
+
+
+def _words(key: int, places: Tensor, blocks: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four words for each place and block, each ``(B, blocks)``."""
+    counter = [torch.zeros(len(places), blocks, dtype=torch.int64, device=places.device) for _ in range(4)]
+    counter[0] += torch.arange(blocks, device=places.device)
+    counter[1] += places[:, None]
+    return philox(counter, key)

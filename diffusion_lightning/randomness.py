@@ -37,6 +37,7 @@ class Stream(IntEnum):
     DROPOUT = 11
     AUGMENTATION = 12
     NOISE = 13
+    CONDITION = 14
     EVALUATION = 17
     SUBSET = 18
 

@@ -651,8 +651,8 @@ MUTATIONS = [
     Mutation(
         "each process augments by itself",
         "training/module.py",
-        "derive_seed(*stand, Stream.AUGMENTATION), self.global_rank, self.trainer.world_size",
-        "derive_seed(*stand, Stream.AUGMENTATION)",
+        "x, derive_seed(*stand, Stream.AUGMENTATION), *place",
+        "x, derive_seed(*stand, Stream.AUGMENTATION)",
         f"{RELIABILITY}/test_process_count.py::test_two_processes_are_one_with_twice_the_batch",
     ),
     Mutation(
@@ -807,6 +807,27 @@ MUTATIONS = [
         "tests/commands/test_dry_run.py::test_what_is_timed_is_finished",
     ),
     # ---- guidance
+    Mutation(
+        "each process drops conditions by itself",
+        "training/module.py",
+        "self.condition_dropout, seed, *place)",
+        "self.condition_dropout, seed, 0, 1)",
+        f"{RELIABILITY}/test_process_count.py::test_two_processes_are_one_with_twice_the_batch",
+    ),
+    Mutation(
+        "the conditions that are dropped are the same in every batch",
+        "training/module.py",
+        "derive_seed(*stand, Stream.CONDITION)",
+        "derive_seed(global_seed(), Stream.CONDITION)",
+        "tests/training/test_module.py::test_conditions_are_dropped_in_training_alone",
+    ),
+    Mutation(
+        "those that keep their condition lose it",
+        "training/draws.py",
+        "torch.where(dropped, null, labels)",
+        "torch.where(dropped, labels, null)",
+        "tests/training/test_draws.py",
+    ),
     Mutation(
         "the weight is the paper's, less by one",
         "guidance/base.py",

@@ -1,10 +1,12 @@
-"""What a batch is noised by: a function of its seed and of each example's place in the batch of all processes."""
+"""What a batch is noised by, and which of its conditions are dropped: functions of its seed and of each example's place
+in the batch of all processes.
+"""
 
 import torch
 from torch import Tensor
 
 from diffusion_lightning.objective import DenoisingScoreMatching
-from diffusion_lightning.philox import normal_rows
+from diffusion_lightning.philox import normal_rows, uniform_rows
 from diffusion_lightning.randomness import Stream, derive_seed
 from diffusion_lightning.sde import SDE
 
@@ -45,3 +47,19 @@ def draw_all(
     t, noise = objective.draw(sde, (size * world_size, *x.shape[1:]), device=x.device, generator=generator)
     rows = slice(rank, len(x) * world_size, world_size)
     return t[rows].contiguous(), noise[rows].contiguous()
+
+
+def drop_labels(labels: Tensor, null: int, probability: float, seed: int, rank: int, world_size: int) -> Tensor:
+    """Labels ``(B,)``, each replaced by the null class with a probability (Ho & Salimans 2022, algorithm 1).
+
+    Args:
+        labels: of this process's rows of the batch of all.
+        null: the class that stands for none.
+        probability: in [0, 1].
+        seed: of the batch.
+        rank: of this process; row i of its part is row i·world_size + rank of all.
+        world_size: number of processes.
+    """
+    places = torch.arange(rank, len(labels) * world_size, world_size, device=labels.device)
+    dropped = uniform_rows(derive_seed(seed, Stream.CONDITION), places) < probability
+    return torch.where(dropped, null, labels)

@@ -25,7 +25,7 @@ from diffusion_lightning.training.callback_states import put_off_the_end
 from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
 from diffusion_lightning.training.compilation import Compile, check_choice, compile_in_place
 from diffusion_lightning.training.data_check import DataCheck
-from diffusion_lightning.training.draws import draw_all, draw_rows
+from diffusion_lightning.training.draws import draw_all, draw_rows, drop_labels
 from diffusion_lightning.training.ema import EMA
 from diffusion_lightning.training.epoch_loss import EpochLoss, own_part
 from diffusion_lightning.training.fused import fuse
@@ -57,7 +57,8 @@ class ScoreModule(DrawsSamples, LightningModule):
     training, while in ``16-mixed`` those do not count by which the loss's scale is found.
 
     Logged: ``train/loss_step`` and ``train/skipped_steps``, ``train/loss_epoch`` and, with noise that is the same in
-    every epoch, ``val/loss``; all of them over all processes.
+    every epoch, ``val/loss``, with ``condition_dropout`` also without the condition, ``val/loss_unconditional``; all of
+    them over all processes.
 
     Args:
         network: called ``network(x, time_signal, labels)``; it must keep its constructor's arguments as attributes.
@@ -80,6 +81,8 @@ class ScoreModule(DrawsSamples, LightningModule):
         shape: of one example, ``(C, H, W)`` or ``(D,)``; taken from the data at the first use if left out.
         augment: transforms training images and tells the network how, as ``augment_labels``; its ``augment_dim`` must
             be that of the augmentation.
+        condition_dropout: the probability, in [0, 1), with which an example in training has the null class instead of
+            its own, so that the network learns to do without, as classifier-free guidance needs it; 0.1 is usual.
 
     Raises:
         ValueError: if an argument is out of its range, ``network`` could not be rebuilt from a checkpoint, or it cannot
@@ -101,11 +104,12 @@ class ScoreModule(DrawsSamples, LightningModule):
         compile: Compile = False,
         shape: Sequence[int] | None = None,
         augment: GeometricAugmentation | None = None,
+        condition_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         # what goes into a checkpoint must be Python's own: a number of NumPy's could be saved, and never loaded
-        ema_decay, clip_norm, max_skipped_steps, compile = map(
-            plain, (ema_decay, clip_norm, max_skipped_steps, compile)
+        ema_decay, clip_norm, max_skipped_steps, compile, condition_dropout = map(
+            plain, (ema_decay, clip_norm, max_skipped_steps, compile, condition_dropout)
         )
         shape = plain(tuple(shape)) if shape is not None else None
         if clip_norm is not None and not clip_norm > 0:
@@ -113,6 +117,14 @@ class ScoreModule(DrawsSamples, LightningModule):
         if max_skipped_steps < 1:
             raise ValueError(f"max_skipped_steps={max_skipped_steps}: must be at least 1")
         check_choice(compile)
+        self.null_class: int | None = getattr(network, "null_class", None)
+        if not 0 <= condition_dropout < 1:
+            raise ValueError(f"condition_dropout={condition_dropout}: must be in [0, 1), 0 for none; 0.1 is usual")
+        if condition_dropout > 0 and self.null_class is None:
+            raise ValueError(
+                f"condition_dropout={condition_dropout}: {type(network).__name__} has no null class, which takes the "
+                "place of another: leave it out, or give a UNet with num_classes"
+            )
         if augment is not None and (dim := getattr(network, "augment_dim", None)) != augment.dim:
             raise ValueError(
                 f"augment: {type(network).__name__} has augment_dim={dim} and cannot be told of the augmentation; give "
@@ -142,6 +154,7 @@ class ScoreModule(DrawsSamples, LightningModule):
         self._ends_after_step = False
         self.shape = tuple(shape) if shape is not None else None
         self.augment = augment
+        self.condition_dropout = condition_dropout
         self.class_names: list[str] | None = None
         """What each label stands for, as the training data say; None where they have no names."""
         self.class_counts: list[int] | None = None
@@ -164,6 +177,7 @@ class ScoreModule(DrawsSamples, LightningModule):
                 "compile": compile,
                 "shape": describe(self.shape),
                 "augment": describe(augment),
+                "condition_dropout": condition_dropout,
             }
         )
 
@@ -248,13 +262,15 @@ class ScoreModule(DrawsSamples, LightningModule):
         x, labels = batch
         if self.shape is None:
             self._set_shape(x.shape[1:])
-        condition = self.condition(labels)
         # the zero keeps the draws of a single process what they have always been
         stand = global_seed(), 0, self.current_epoch, batch_idx
+        place = self.global_rank, self.trainer.world_size
+        if self.condition_dropout > 0 and self.null_class is not None:
+            seed = derive_seed(*stand, Stream.CONDITION)
+            labels = drop_labels(labels, self.null_class, self.condition_dropout, seed, *place)
+        condition = self.condition(labels)
         if self.augment is not None:
-            x, condition["augment_labels"] = self.augment(
-                x, derive_seed(*stand, Stream.AUGMENTATION), self.global_rank, self.trainer.world_size
-            )
+            x, condition["augment_labels"] = self.augment(x, derive_seed(*stand, Stream.AUGMENTATION), *place)
         drawn = self._draw(x, len(x), derive_seed(*stand, Stream.STEP))
         self.last_times = drawn[0]
         losses = self.objective(self.denoiser, x, drawn=drawn, **condition)
@@ -357,8 +373,12 @@ class ScoreModule(DrawsSamples, LightningModule):
         drawn = self._draw(x, size, derive_seed(global_seed(), 0, batch_idx, Stream.VALIDATION))
         with self.ema_weights():
             losses = self.objective(self.denoiser, x, drawn=drawn, **self.condition(labels))
-        name = "test/loss" if self.trainer.testing else "val/loss"
-        self.log(name, losses.mean(), on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(x))
+            measured = {"": losses}
+            if self.condition_dropout > 0:
+                measured["_unconditional"] = self.objective(self.denoiser, x, drawn=drawn)
+        for suffix, each in measured.items():
+            name = ("test/loss" if self.trainer.testing else "val/loss") + suffix
+            self.log(name, each.mean(), on_epoch=True, prog_bar=not suffix, sync_dist=True, batch_size=len(x))
         return {"losses": losses, "times": drawn[0]}
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:

@@ -16,9 +16,10 @@ OPTIONS = (
     "--data={class_path: misfortunes.FlippedMNIST, init_args: {}}",
     "--model.augment={class_path: diffusion_lightning.GeometricAugmentation, init_args: {probability: 0.5}}",
     "--model.network.init_args.augment_dim=9",
+    "--model.condition_dropout=0.3",
 )
 ONE, TWO = "--data.batch_size=16", "--data.batch_size=8"
-LOGGED = ("train/loss_step", "train/loss_epoch", "val/loss")
+LOGGED = ("train/loss_step", "train/loss_epoch", "val/loss", "val/loss_unconditional")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from diffusion_lightning import VPSDE, DenoisingScoreMatching, KarrasSDE, LogNor
 from diffusion_lightning.philox import normal_rows
 from diffusion_lightning.training import draws
 from diffusion_lightning.training.checkpoint_file import KEY
-from diffusion_lightning.training.draws import draw_all, draw_rows
+from diffusion_lightning.training.draws import draw_all, draw_rows, drop_labels
 
 CASES = [(DenoisingScoreMatching(), VPSDE()), (DenoisingScoreMatching("karras", LogNormalTimes()), KarrasSDE())]
 
@@ -60,6 +60,24 @@ def test_an_objective_that_draws_by_itself_is_asked():
     t, noise = draw_rows(Offset(), VPSDE(), torch.zeros(4, 3), 4, 5, 1, 2)
     assert (noise > 50).all()
     assert torch.equal(t, draw_rows(*CASES[0], torch.zeros(4, 3), 4, 5, 1, 2)[0])
+
+
+def test_conditions_are_dropped_at_their_rate_whatever_the_number_of_processes():
+    labels = torch.arange(20_000) % 10
+    dropped = drop_labels(labels, 10, 0.1, 5, 0, 1)
+    rate = (dropped == 10).float().mean().item()
+    assert abs(rate - 0.1) < 5 * (0.1 * 0.9 / 20_000) ** 0.5
+    assert torch.equal(dropped[dropped != 10], labels[dropped != 10])
+    # each class as often, and others in the next batch
+    for label in range(10):
+        assert abs((dropped[labels == label] == 10).float().mean() - 0.1) < 5 * (0.1 * 0.9 / 2000) ** 0.5
+    other = drop_labels(labels, 10, 0.1, 6, 0, 1)
+    assert abs(((other == 10) & (dropped == 10)).float().mean() - 0.01) < 5 * (0.01 / 20_000) ** 0.5
+    for processes in (2, 4, 64):
+        size = len(labels) // processes
+        for rank in (0, processes - 1):
+            own = drop_labels(labels[rank::processes][:size], 10, 0.1, 5, rank, processes)
+            assert torch.equal(own, dropped[rank::processes][:size])
 
 
 class AsBefore(Callback):

@@ -903,3 +903,48 @@ def test_numbers_of_numpy_train_to_a_checkpoint_that_can_be_read(make_module, ma
 def test_what_no_checkpoint_can_hold_is_refused_before_training(make_module, wrong, message):
     with pytest.raises(ValueError, match=message):
         make_module(**wrong)
+
+
+def test_conditions_are_dropped_in_training_alone(make_module, make_trainer, make_data, monkeypatch):
+    network = UNet(channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False, patch_size=4, num_classes=10)
+    module = make_module(network=network, condition_dropout=0.4)
+    trained, held_out, asked = [], [], []
+
+    class See(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            trained.append(batch[1])
+
+        def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
+            held_out.append(batch[1])
+
+    denoise = type(module.denoiser).denoise
+
+    def watched(self: Any, x: Any, t: Any, **cond: Any) -> Any:
+        asked.append(cond.get("labels"))
+        return denoise(self, x, t, **cond)
+
+    monkeypatch.setattr(type(module.denoiser), "denoise", watched)
+    trainer = make_trainer(callbacks=[See()], limit_train_batches=10)
+    trainer.fit(module, datamodule=make_data())
+    in_training, in_validation = asked[:10], asked[10:]
+    dropped = torch.cat(in_training) == 10
+    assert 0 < dropped.sum() < len(dropped)
+    assert len({tuple((labels == 10).tolist()) for labels in in_training}) > 5  # others in each batch
+    assert torch.equal(torch.cat(in_training)[~dropped], torch.cat(trained)[~dropped])
+    # with the condition and without
+    assert all(torch.equal(given, labels) for given, labels in zip(in_validation[::2], held_out, strict=True))
+    assert in_validation[1::2] == [None] * len(held_out)
+    logged = trainer.callback_metrics
+    assert logged["val/loss"] != logged["val/loss_unconditional"]
+    assert module.hparams["condition_dropout"] == 0.4
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.0, float("nan")])
+def test_a_probability_out_of_range_is_named(make_module, probability):
+    with pytest.raises(ValueError, match=r"^condition_dropout=.*must be in \[0, 1\)"):
+        make_module(condition_dropout=probability)
+
+
+def test_what_has_no_null_class_cannot_be_trained_to_do_without(make_module):
+    with pytest.raises(ValueError, match=r"^condition_dropout=0.1: UNet has no null class"):
+        make_module(condition_dropout=0.1)

@@ -58,7 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "workers": {"num_workers": 2},
     "a learning rate that falls with the loss": {"plateau": "train/loss_epoch"},
     "a learning rate that waits for its metric": {"plateau": "val/loss", "check_val_every_n_epoch": 2},
-    "dropout": {"dropout": 0.5},
+    "dropout": {"dropout": 0.5, "condition_dropout": 0.5},
     "Lightning's own checkpoints": {"lightning_saves_every": 3},
     "Lightning's own at the end of an epoch": {"lightning_saves_every": BATCHES},
 }
@@ -84,9 +84,11 @@ def run(make_module, make_trainer, make_data, tmp_path):
         schedule = None
         if monitor := settings.pop("plateau", None):
             schedule = partial(ReduceLROnPlateau, monitor=monitor, factor=0.5, patience=0, threshold=0.5)
+        dropped = settings.pop("condition_dropout", 0.0)
         module = make_module(
-            network=UNet(**network, dropout=settings.pop("dropout", 0.0)),
+            network=UNet(**network, dropout=settings.pop("dropout", 0.0), num_classes=10 if dropped else None),
             lr_scheduler=schedule,
+            condition_dropout=dropped,
         )
         folder = tmp_path / name / "version_0"
         last = folder / "checkpoints" / "last.ckpt"
