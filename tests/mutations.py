@@ -566,7 +566,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the EMA takes a skipped step",
-        "training/module.py",
+        "training/steps.py",
         "self.ema.update(kept=self.skipping.kept)",
         "self.ema.update()",
         NON_FINITE,
@@ -636,7 +636,7 @@ MUTATIONS = [
     ),
     Mutation(
         "an old run goes on with other noise",
-        "training/module.py",
+        "training/restoring.py",
         'checkpoint[KEY].get("draws_own_rows", False)',
         "True",
         "tests/training/test_draws.py",
@@ -1043,7 +1043,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what is loaded is in training mode",
-        "training/module.py",
+        "training/restoring.py",
         "return module.eval()",
         "return module",
         "tests/training/test_module.py::test_what_is_loaded_is_in_evaluation_mode_until_it_is_trained",
@@ -1079,7 +1079,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the EMA's decay is the checkpoint's whatever is asked for",
-        "training/module.py",
+        "training/restoring.py",
         'self.ema.decay = self.hparams["ema_decay"]',
         "pass",
         RESUME,

@@ -1,7 +1,6 @@
 """ScoreModule: the Lightning face of denoiser, objective and EMA."""
 
 import inspect
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -22,20 +21,20 @@ from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Heun, Sampler
 from diffusion_lightning.sde import SDE
 from diffusion_lightning.training.callback_states import put_off_the_end
-from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
 from diffusion_lightning.training.compilation import Compile, check_choice, compile_in_place
 from diffusion_lightning.training.data_check import DataCheck
 from diffusion_lightning.training.draws import draw_all, draw_rows, drop_labels
 from diffusion_lightning.training.ema import EMA
 from diffusion_lightning.training.epoch_loss import EpochLoss, own_part
 from diffusion_lightning.training.fused import fuse
-from diffusion_lightning.training.recipe import build, describe, plain
-from diffusion_lightning.training.resume import Change, changes, check_network
-from diffusion_lightning.training.resume import check as check_resume
-from diffusion_lightning.training.resumption import Resumption, is_resuming, write_run
-from diffusion_lightning.training.schedule import ANY_LENGTH, advance, plateau_monitor, with_scheduler
-from diffusion_lightning.training.sharding import blocks, gathered, is_sharded, of_all, shard, warn_of_split_matrices
+from diffusion_lightning.training.recipe import describe, plain
+from diffusion_lightning.training.restoring import Restores
+from diffusion_lightning.training.resume import Change, changes
+from diffusion_lightning.training.resumption import Resumption
+from diffusion_lightning.training.schedule import plateau_monitor
+from diffusion_lightning.training.sharding import blocks, gathered, is_sharded, shard
 from diffusion_lightning.training.skipped_steps import SkippedSteps
+from diffusion_lightning.training.steps import TakesSteps
 from diffusion_lightning.training.trained import DrawsSamples
 from diffusion_lightning.training.unsupported import check_trainer
 from diffusion_lightning.training.watchers import Watchers
@@ -43,7 +42,7 @@ from diffusion_lightning.training.watchers import Watchers
 STEP_LOSS = "train/loss_step"
 
 
-class ScoreModule(DrawsSamples, LightningModule):
+class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
     r"""Trains a denoiser by denoising score matching, and keeps the averaged weights that samples are drawn from.
 
     A training step minimizes the batch mean of :math:`\lambda(t)\lVert D(x_t, t) - x_0\rVert^2` (see
@@ -139,14 +138,11 @@ class ScoreModule(DrawsSamples, LightningModule):
         self.lr_scheduler = plain(lr_scheduler)
         self.clip_norm = clip_norm
         self.max_skipped_steps = max_skipped_steps
-        self.gradient_norm: Tensor | None = None
-        """Of the last optimizer step, before clipping."""
+        self.gradient_norm = None
         self.skipping = SkippedSteps(max_skipped_steps)
         self.epoch_loss = EpochLoss()
         self.draws_own_rows = True
-        """Of the noise; a run of 0.2.0 or before goes on to draw that of all processes, which is another one."""
-        self.last_times: Tensor | None = None
-        """Of the last batch that was trained on, ``(B,)``."""
+        self.last_times = None
         self._resumption = Resumption()
         self._is_loaded = False  # from a checkpoint, and in evaluation mode for no other reason
         self.watchers = Watchers(plateau_monitor(self.lr_scheduler))
@@ -180,11 +176,6 @@ class ScoreModule(DrawsSamples, LightningModule):
                 "condition_dropout": condition_dropout,
             }
         )
-
-    @property
-    def skipped_steps(self) -> int:
-        """How many steps of this training have been left out so far."""
-        return self.skipping.total
 
     # ---- training
 
@@ -298,32 +289,6 @@ class ScoreModule(DrawsSamples, LightningModule):
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._ends_after_step |= put_off_the_end(self.trainer)
 
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Clip by the trainer's setting if it has one, else to ``clip_norm``; drop a gradient that is not finite."""
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
-            raise ValueError(
-                "trainer.precision='16-mixed' with a fused optimizer: its gradients would be clipped while they are "
-                "scaled: give fused=False, or precision='bf16-mixed'"
-            )
-        parameters = [p for p in self.network.parameters() if p.grad is not None]
-        self.gradient_norm = of_all(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-        self.skipping.look(self.gradient_norm, optimizer, self.trainer, self.network, self.last_times)
-        if self.skipping.kept is False:
-            return
-        limit = self.clip_norm if gradient_clip_val is None else gradient_clip_val
-        if gradient_clip_algorithm == "value":
-            self.clip_gradients(optimizer, gradient_clip_val=limit, gradient_clip_algorithm="value")
-        elif limit:
-            nn.utils.clip_grads_with_norm_(parameters, limit, self.gradient_norm)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The optimizer's step, then the EMA's."""
-        super().optimizer_step(*args, **kwargs)
-        self.ema.update(kept=self.skipping.kept)
-
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss over all processes, and step a ``ReduceLROnPlateau`` if its metric is new.
 
@@ -333,19 +298,6 @@ class ScoreModule(DrawsSamples, LightningModule):
         self.log("train/loss_epoch", self.epoch_loss.mean(self.trainer))
         self.watchers.step_plateaus(self.trainer)
         self.watchers.tell_who_waits(self.trainer)
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step a scheduler; those of a metric have been stepped in :meth:`on_train_epoch_end`."""
-        if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            advance(scheduler)
-
-    def configure_optimizers(self) -> Any:
-        """The optimizer over the trainable parameters, and the scheduler if there is one."""
-        optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
-        if is_sharded(self.network):
-            warn_of_split_matrices(optimizer)
-        run_steps = ANY_LENGTH if self._trainer is None else self.trainer.estimated_stepping_batches
-        return with_scheduler(optimizer, self.lr_scheduler, run_steps)
 
     # ---- validation and prediction, on the EMA weights
 
@@ -428,9 +380,8 @@ class ScoreModule(DrawsSamples, LightningModule):
         return own_part(of_processes, self)
 
     def _compile_once(self, parts: list[nn.Module] | None = None) -> None:
-        device = (
-            self.device if parts is None else self.trainer.strategy.root_device
-        )  # it is moved there when it is split
+        # a network is split before it is moved to its device
+        device = self.device if parts is None else self.trainer.strategy.root_device
         compile_in_place(self.network, self._compile, device, parts)
         self._compile = False
 
@@ -440,71 +391,11 @@ class ScoreModule(DrawsSamples, LightningModule):
 
     # ---- checkpoints
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the EMA, the package's version, the loggers' run ids, and where the run stands."""
-        write_run(self, checkpoint)
-
     def changes(self, checkpoint: dict[str, Any]) -> list[Change]:
         """The options in which this module differs from a checkpoint's."""
         parameters = inspect.signature(ScoreModule).parameters.values()
         defaults = {p.name: describe(p.default) for p in parameters if p.default is not inspect.Parameter.empty}
         return changes(checkpoint["hyper_parameters"], self.hparams, defaults)
-
-    def check_network(self, checkpoint: dict[str, Any]) -> None:
-        """Raise a ValueError that names the difference, if a checkpoint is of another network than this module's."""
-        check_network(self.changes(checkpoint))
-
-    def check_resume(self, checkpoint: dict[str, Any]) -> None:
-        """Raise a ValueError that names the option, if training cannot go on from a checkpoint as is asked for now."""
-        check_resume(self.changes(checkpoint), checkpoint["hyper_parameters"], self.hparams)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the EMA back, after checking that the checkpoint is of this network; and what is known of its classes.
-
-        Raises:
-            ValueError: if the checkpoint's network is another one.
-        """
-        is_resumed = is_resuming(self)
-        (self.check_resume if is_resumed else self.check_network)(checkpoint)
-        self._data.is_trained = True
-        self.draws_own_rows = checkpoint[KEY].get("draws_own_rows", False)
-        if self.shape is None and checkpoint["hyper_parameters"]["shape"] is not None:
-            self._set_shape(checkpoint["hyper_parameters"]["shape"])
-        self.ema.load_state_dict(checkpoint["ema"])
-        self.ema.decay = self.hparams["ema_decay"]
-        if self.class_names is None and self.class_counts is None:  # else the data have been asked already
-            self.class_names = checkpoint[KEY].get("class_names")
-            self.class_counts = checkpoint[KEY].get("class_counts")
-        if is_resumed:
-            self._resumption.read(self, checkpoint)
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | os.PathLike[str], map_location: Any = "cpu", **kwargs: Any
-    ) -> "ScoreModule":
-        """Rebuild a module from its checkpoint alone, in evaluation mode; a fit puts it back into training mode.
-
-        Its ``denoiser`` has the weights as they were trained; the averaged ones, which samples are drawn with, it has
-        inside :meth:`ema_weights`, and the denoiser of :func:`diffusion_lightning.load_denoiser` always.
-
-        Args:
-            checkpoint_path: the ``.ckpt`` file.
-            map_location: where its tensors go, as in ``torch.load``.
-            kwargs: constructor arguments to change, as objects or recipes, such as ``compile=True``, which is off
-                here whatever the checkpoint's run did.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is damaged, holds code, or is not of a ScoreModule.
-        """
-        checkpoint = load_checkpoint(checkpoint_path, map_location)
-        # compiling is worth it for training; whoever loads a checkpoint asks for it anew
-        changed = {"compile": False} | {name: describe(value) for name, value in kwargs.items()}
-        module = build(cls, {**checkpoint["hyper_parameters"], **changed})
-        module.on_load_checkpoint(checkpoint)
-        module.load_state_dict(checkpoint["state_dict"])
-        module._is_loaded = True
-        return module.eval()
 
     def _set_shape(self, shape: Sequence[int]) -> None:
         self.shape = plain(tuple(shape))
