@@ -772,6 +772,34 @@ MUTATIONS = [
         CHECKPOINTS,
     ),
     Mutation(
+        "an epoch that goes on before its pictures is twice in TensorBoard",
+        "loggers/tensorboard_logger.py",
+        "if logged is not None and isinstance(logger, TensorBoardLogger):",
+        "if False:",
+        "tests/loggers/test_loggers.py::test_tensorboard_goes_on_in_the_middle_of_a_step",
+    ),
+    Mutation(
+        "what TensorBoard had of a step that goes on is void and not repeated",
+        "loggers/tensorboard_logger.py",
+        "experiment.add_scalar(name, value, step)",
+        "pass",
+        "tests/loggers/test_loggers.py::test_tensorboard_goes_on_in_the_middle_of_a_step",
+    ),
+    Mutation(
+        "the checkpoint before an epoch's pictures does not say what its step has logged",
+        "callbacks/checkpoints.py",
+        "if self._has_more_to_log:",
+        "if False:",
+        CHECKPOINTS,
+    ),
+    Mutation(
+        "the checkpoint before an epoch's pictures is made before its last loss is logged",
+        "callbacks/checkpoints.py",
+        "        self._pictures_follow = whole and",
+        "        if whole:\n            self._save_before_pictures(trainer)\n        self._pictures_follow = whole and",
+        AT_THE_PICTURES,
+    ),
+    Mutation(
         "a first checkpoint that failed is not tried again at the next epoch",
         "callbacks/checkpoints.py",
         "self._is_on_disk = not _has_failed(trainer)",
@@ -781,8 +809,8 @@ MUTATIONS = [
     Mutation(
         "each process asks its own clock whether to save",
         "callbacks/checkpoints.py",
-        "return trainer.strategy.broadcast(time.monotonic() - self._saved_time >= pause)",
-        "return time.monotonic() - self._saved_time >= pause",
+        "return trainer.strategy.broadcast(is_time)",
+        "return is_time",
         CHECKPOINTS,
     ),
     Mutation(
@@ -1015,7 +1043,7 @@ MUTATIONS = [
     ),
     Mutation(
         "nan is the best until there is a number",
-        "callbacks/checkpoints.py",
+        "callbacks/best_checkpoint.py",
         "if math.isfinite(trainer.callback_metrics[self.monitor]):",
         "if True:",
         "tests/callbacks/test_callbacks.py::test_what_is_no_number_is_never_the_best",
