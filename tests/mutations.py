@@ -749,12 +749,8 @@ MUTATIONS = [
     Mutation(
         "an error at the pictures of an epoch that is not saved loses it",
         "callbacks/checkpoints.py",
-        """exception: BaseException) -> None:
-        self.save_kept(trainer)
-""",
-        """exception: BaseException) -> None:
-        pass
-""",
+        "        _stop_listening(trainer)\n        self.save_kept(trainer)\n",
+        "        _stop_listening(trainer)\n",
         AT_THE_PICTURES,
     ),
     Mutation(
@@ -1040,6 +1036,20 @@ MUTATIONS = [
         "value = math.nan",
         "pass",
         "tests/callbacks/test_callbacks.py::test_fid_of_a_sample_that_is_not_finite_is_nan",
+    ),
+    Mutation(
+        "a best checkpoint of before a resume stays unnoticed where its epoch is not reached again",
+        "callbacks/best_checkpoint.py",
+        "        self._save_if_best(trainer)\n        self._tell_of_void(math.inf)\n",
+        "        self._save_if_best(trainer)\n",
+        "tests/callbacks/test_callbacks.py::test_a_best_checkpoint_of_an_epoch_that_is_trained_again",
+    ),
+    Mutation(
+        "a best checkpoint is told to be of before a resume though it is the run's own again",
+        "callbacks/best_checkpoint.py",
+        "and path.name not in kept and",
+        "and",
+        "tests/callbacks/test_callbacks.py::test_a_best_checkpoint_of_an_epoch_that_is_trained_again",
     ),
     Mutation(
         "nan is the best until there is a number",
