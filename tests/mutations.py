@@ -749,12 +749,8 @@ MUTATIONS = [
     Mutation(
         "an error at the pictures of an epoch that is not saved loses it",
         "callbacks/checkpoints.py",
-        """exception: BaseException) -> None:
-        self.save_kept(trainer)
-""",
-        """exception: BaseException) -> None:
-        pass
-""",
+        "        _stop_listening(trainer)\n        self.save_kept(trainer)\n",
+        "        _stop_listening(trainer)\n",
         AT_THE_PICTURES,
     ),
     Mutation(
@@ -770,6 +766,34 @@ MUTATIONS = [
         "interval.total_seconds() if interval is not None else 60 * self.every_minutes",
         "60 * self.every_minutes if after_epoch else interval.total_seconds()",
         CHECKPOINTS,
+    ),
+    Mutation(
+        "an epoch that goes on before its pictures is twice in TensorBoard",
+        "loggers/tensorboard_logger.py",
+        "if logged is not None and isinstance(logger, TensorBoardLogger):",
+        "if False:",
+        "tests/loggers/test_loggers.py::test_tensorboard_goes_on_in_the_middle_of_a_step",
+    ),
+    Mutation(
+        "what TensorBoard had of a step that goes on is void and not repeated",
+        "loggers/tensorboard_logger.py",
+        "experiment.add_scalar(name, value, step)",
+        "pass",
+        "tests/loggers/test_loggers.py::test_tensorboard_goes_on_in_the_middle_of_a_step",
+    ),
+    Mutation(
+        "the checkpoint before an epoch's pictures does not say what its step has logged",
+        "callbacks/checkpoints.py",
+        "if self._has_more_to_log:",
+        "if False:",
+        CHECKPOINTS,
+    ),
+    Mutation(
+        "the checkpoint before an epoch's pictures is made before its last loss is logged",
+        "callbacks/checkpoints.py",
+        "        self._pictures_follow = whole and",
+        "        if whole:\n            self._save_before_pictures(trainer)\n        self._pictures_follow = whole and",
+        AT_THE_PICTURES,
     ),
     Mutation(
         "a first checkpoint that failed is not tried again at the next epoch",
@@ -1035,8 +1059,22 @@ MUTATIONS = [
         "tests/callbacks/test_callbacks.py::test_fid_of_a_sample_that_is_not_finite_is_nan",
     ),
     Mutation(
+        "a best checkpoint of before a resume stays unnoticed where its epoch is not reached again",
+        "callbacks/best_checkpoint.py",
+        "        self._save_if_best(trainer)\n        self._tell_of_void(math.inf)\n",
+        "        self._save_if_best(trainer)\n",
+        "tests/callbacks/test_callbacks.py::test_a_best_checkpoint_of_an_epoch_that_is_trained_again",
+    ),
+    Mutation(
+        "a best checkpoint is told to be of before a resume though it is the run's own again",
+        "callbacks/best_checkpoint.py",
+        "and path.name not in kept and",
+        "and",
+        "tests/callbacks/test_callbacks.py::test_a_best_checkpoint_of_an_epoch_that_is_trained_again",
+    ),
+    Mutation(
         "nan is the best until there is a number",
-        "callbacks/checkpoints.py",
+        "callbacks/best_checkpoint.py",
         "if math.isfinite(trainer.callback_metrics[self.monitor]):",
         "if True:",
         "tests/callbacks/test_callbacks.py::test_what_is_no_number_is_never_the_best",

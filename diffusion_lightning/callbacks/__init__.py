@@ -1,6 +1,7 @@
 """What happens around an epoch: pictures, FID, checkpoints, the progress bar, the report."""
 
-from diffusion_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from diffusion_lightning.callbacks.best_checkpoint import BestCheckpoint
+from diffusion_lightning.callbacks.checkpoints import LastCheckpoint
 from diffusion_lightning.callbacks.denoising_process import DenoisingProcess
 from diffusion_lightning.callbacks.fid import FIDCallback
 from diffusion_lightning.callbacks.graceful_stop import GracefulStop

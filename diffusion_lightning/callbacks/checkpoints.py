@@ -1,9 +1,9 @@
-"""The checkpoints of a run: where it stands, to resume from, and its best, to keep.
+"""The checkpoint to resume from: where a run stands.
 
-Both are saved before the first batch that follows, when all that belongs to the step before is done and written down:
-its losses are logged, and at the end of an epoch its validation and its pictures too. The first is also saved before an
-epoch's pictures are drawn, which may take long; if it was saved a short while ago it is kept in memory instead, and
-written if a signal or an error ends the training meanwhile.
+It is saved before the first batch that follows, when all that belongs to the step before is done and written down: its
+losses are logged, and at the end of an epoch its validation and its pictures too. It is also saved between an epoch's
+last step and its validation and pictures, which may take long; if it was saved a short while ago it is kept in memory
+instead, and written if a signal or an error ends the training meanwhile.
 """
 
 import copy
@@ -19,10 +19,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from diffusion_lightning.callbacks.fid import FIDCallback
 from diffusion_lightning.callbacks.pictures import is_due
 from diffusion_lightning.callbacks.sampling import SamplingCallback
+from diffusion_lightning.loggers.run_logger import RunLogger
 from diffusion_lightning.training.agreement import Agreement
+from diffusion_lightning.training.callback_states import follow_move
+from diffusion_lightning.training.checkpoint_file import LOGGED
 from diffusion_lightning.training.position import Position
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -72,6 +74,8 @@ class LastCheckpoint(ModelCheckpoint):
         self._has_asked = False  # the other processes to save with this one
         self._is_on_disk = False  # what this start saved last
         self._kept: dict[str, Any] | None = None
+        self._pictures_follow = False  # on the step that is just done
+        self._has_more_to_log = False  # of the step that is being saved
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         follow_move(trainer, checkpoint)
@@ -79,6 +83,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin()
         self._agreement = Agreement(trainer) if self.train_time_interval is not None else None
+        self._listen(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = Path(str(self.dirpath)).resolve()
@@ -93,15 +98,41 @@ class LastCheckpoint(ModelCheckpoint):
             self.save(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save before the pictures of an epoch. Not at the very end by ``max_steps``, or the last would be missing."""
+        """See whether to save before an epoch's pictures. Not at the very end by ``max_steps``, or the last lacked."""
         whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         last_step = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
         sampled = [c for c in trainer.callbacks if isinstance(c, SamplingCallback)]  # type: ignore[attr-defined]
-        if whole and not last_step and any(is_due(trainer, c.every_n_epochs) for c in sampled):
-            if self._is_due(trainer, after_epoch=True):
-                self.save(trainer)
-            else:
-                self._kept = _in_memory(trainer)
+        self._pictures_follow = whole and not last_step and any(is_due(trainer, c.every_n_epochs) for c in sampled)
+
+    def _listen(self, trainer: Trainer) -> None:
+        """Hear when all of a step is logged, before what follows it: of that Lightning tells no callback."""
+        loop = trainer.fit_loop.epoch_loop
+        go_on = loop.on_advance_end
+
+        def on_advance_end(data_fetcher: Any) -> None:
+            if self._pictures_follow:
+                self._pictures_follow = False
+                self._save_before_pictures(trainer)
+            go_on(data_fetcher)
+
+        loop.on_advance_end = on_advance_end  # type: ignore[method-assign]
+
+    def _save_before_pictures(self, trainer: Trainer) -> None:
+        self._has_more_to_log = True
+        if self._is_due(trainer, after_epoch=True):
+            self.save(trainer)
+        else:
+            self._kept = _in_memory(trainer)
+        self._has_more_to_log = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add what the step has logged, where it will log more: what it logs twice can then be told from the rest."""
+        if self._has_more_to_log:
+            step, runs = (
+                trainer.global_step - 1,
+                [logger for logger in trainer.loggers if isinstance(logger, RunLogger)],
+            )
+            checkpoint[LOGGED] = runs[0].row(step) if runs and trainer.is_global_zero else {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: the epoch is not over."""
@@ -110,11 +141,13 @@ class LastCheckpoint(ModelCheckpoint):
         """Nothing: the epoch's metrics are not written yet."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _stop_listening(trainer)
         # a limit of time may end it where a gradient waits for the next batch; then the one before stays
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or not gradient_is_kept(trainer):
             self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        _stop_listening(trainer)
         self.save_kept(trainer)
 
     def holds_all_training(self, trainer: Trainer) -> bool:
@@ -178,69 +211,6 @@ class LastCheckpoint(ModelCheckpoint):
         return str(path)
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``checkpoints/epoch=….ckpt``: the epoch with the lowest FID, or the lowest ``val/loss`` without FID.
-
-    An epoch whose value is not finite is never taken for the best.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            filename="epoch={epoch:04d}",
-            auto_insert_metric_name=False,
-            monitor="val/loss",
-            mode="min",
-            enable_version_counter=False,
-        )
-        self._measured: dict[str, Any] | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, FIDCallback):
-                self.monitor = callback.name
-        super().setup(trainer, pl_module, stage)
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        follow_move(trainer, checkpoint)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._save_if_best(trainer)
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Nothing: epochs are compared."""
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing: FID comes later."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # FID is not measured every epoch, and ModelCheckpoint takes a metric that is not there yet for a mistake
-        if self.monitor not in trainer.callback_metrics or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        # nan is no value to compare, and the first of a run would be kept as its best
-        if math.isfinite(trainer.callback_metrics[self.monitor]):
-            self._measured = self._monitor_candidates(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save_if_best(trainer)
-
-    def state_dict(self) -> dict[str, Any]:
-        # what is still to be compared, too, where the other checkpoint is saved first
-        return {**super().state_dict(), "measured": self._measured}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._measured = state_dict.get("measured")
-
-    def _save_if_best(self, trainer: Trainer) -> None:
-        if self._measured is not None:
-            measured, self._measured = self._measured, None
-            self._save_topk_checkpoint(trainer, measured)
-
-    def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
-        # not before the better one is there: the disk may have been full
-        return os.path.exists(current) and super()._should_remove_checkpoint(trainer, previous, current)
-
-
 def save_last(trainer: Trainer) -> bool:
     """Save ``last.ckpt`` by the trainer's LastCheckpoint, or else beside the checkpoints of its other callbacks.
 
@@ -257,53 +227,14 @@ def save_last(trainer: Trainer) -> bool:
     return bool(saving) and not _has_failed(trainer)
 
 
-def follow_move(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Let a checkpoint's record of a run's best checkpoints name them where they are now.
-
-    A run's folder may have been moved, copied or named from another working directory since it was written. Lightning
-    would forget what is best, and keep the next one measured beside it. Files that are not there are forgotten.
-
-    Args:
-        trainer: whose ModelCheckpoints know their folders.
-        checkpoint: before their states are read from it, and changed in place.
-    """
-    states = checkpoint.get("callbacks") or {}
-    for callback in trainer.checkpoint_callbacks:
-        state = states.get(callback.state_key)
-        if isinstance(callback, ModelCheckpoint) and state and state.get("dirpath") and callback.dirpath is not None:
-            states[callback.state_key] = trainer.strategy.broadcast(_moved(state, str(callback.dirpath), callback.mode))
-
-
-def _moved(state: dict[str, Any], folder: str, mode: str) -> dict[str, Any]:
-    """A ModelCheckpoint's state after its files have come to ``folder``."""
-
-    def here(path: str) -> str:
-        if not path:
-            return ""
-        inside = os.path.relpath(path, state["dirpath"])
-        place = os.path.join(folder, os.path.basename(path) if inside.startswith("..") else inside)
-        return place if os.path.exists(place) else ""
-
-    kept = {here(path): score for path, score in state.get("best_k_models", {}).items() if here(path)}
-    ranked = sorted(kept, key=lambda path: float(kept[path]), reverse=mode == "max")
-    is_whole = len(kept) == len(state.get("best_k_models", {}))
-    return {
-        **state,
-        "dirpath": folder,
-        "best_k_models": kept,
-        "best_model_path": here(state["best_model_path"]) or (ranked[0] if ranked else ""),
-        "best_model_score": state["best_model_score"] if is_whole else kept[ranked[0]] if ranked else None,
-        # as long as fewer are kept than may be, Lightning does not ask which is the worst
-        "kth_best_model_path": ranked[-1] if ranked and state.get("kth_best_model_path") else "",
-        "kth_value": kept[ranked[-1]] if ranked else state.get("kth_value"),
-        "last_model_path": here(state.get("last_model_path", "")),
-    }
-
-
 def gradient_is_kept(trainer: Trainer) -> bool:
     """Whether the next batch's gradient will be added to one that is there, which no checkpoint holds."""
     done = trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
     return done % trainer.accumulate_grad_batches != 0
+
+
+def _stop_listening(trainer: Trainer) -> None:
+    vars(trainer.fit_loop.epoch_loop).pop("on_advance_end", None)
 
 
 def _in_memory(trainer: Trainer) -> dict[str, Any]:

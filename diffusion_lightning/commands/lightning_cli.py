@@ -196,7 +196,7 @@ class DiffusionCLI(LightningCLI):
                 if isinstance(logger, TensorBoardLogger):
                     logger.belong_to(self.run_logger)
                 if isinstance(logger, LightningTensorBoardLogger) and run_id is not None:
-                    go_on(logger, run_id, self.resumed.step)
+                    go_on(logger, run_id, self.resumed.step, self.resumed.logged)
         return trainer
 
     def _is_dry(self) -> bool:

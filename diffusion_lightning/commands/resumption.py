@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from diffusion_lightning.commands.run_folder import find_checkpoint, numbered, recorded_name, run_of
 from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.messages import inform, is_first_process
-from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint, load_newest
+from diffusion_lightning.training.checkpoint_file import KEY, LOGGED, load_checkpoint, load_newest
 from diffusion_lightning.training.position import Position
 
 SLURM_JOB = "slurm_job"
@@ -38,6 +38,11 @@ class Resumed:
     def step(self) -> int:
         """The optimizer steps that have been done."""
         return self.checkpoint.get("global_step", 0)
+
+    @property
+    def logged(self) -> dict[str, float] | None:
+        """What the last of them had logged when the checkpoint was saved, if more of it is to be logged, else None."""
+        return self.checkpoint.get(LOGGED)
 
     @property
     def run_ids(self) -> dict[str, Any]:
@@ -70,7 +75,9 @@ def find_resumed(config: Any, files: list[Path], is_fit: bool, is_dry: bool) -> 
     else:
         return Resumed()
     config.weights_only = True  # for Lightning's own reading of the same file
-    resumed = Resumed({name: checkpoint[name] for name in (KEY, "global_step", "hyper_parameters")})
+    resumed = Resumed(
+        {name: checkpoint[name] for name in (KEY, LOGGED, "global_step", "hyper_parameters") if name in checkpoint}
+    )
     if is_fit and not is_dry:
         _check_what_is_left(config, files, resumed.checkpoint)
     resumed.folder = _folder_to_go_on_in(config, files, resumed.step) if is_fit else run_of(config.ckpt_path)

@@ -50,6 +50,12 @@ class MetricsTable:
         )
         self._is_written = False
 
+    def row(self, step: int) -> dict[str, float]:
+        """The values of a step; none unless it is the newest."""
+        if not self._rows or self._rows[-1]["step"] != str(step):
+            return {}
+        return {name: float(text) for name, text in self._rows[-1].items() if name != "step" and _is_number(text)}
+
     def save(self) -> None:
         """Write what is not on disk yet."""
         if self._is_written:

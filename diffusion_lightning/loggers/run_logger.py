@@ -77,6 +77,10 @@ class RunLogger(loggers.CSVLogger):
         """Write what could not be written before."""
         self.experiment.save()
 
+    def row(self, step: int) -> dict[str, float]:
+        """What has been logged of a step; nothing unless it is the newest; on rank zero."""
+        return self.experiment.row(step)
+
     def former_rows(self, start: int) -> list[dict[str, float]]:
         """The rows from before the step that the run is resumed from, those of ``start`` and later; on rank zero."""
         return read_rows(Path(self.log_dir, "metrics.csv"), start, self._resume_step)

@@ -4,6 +4,7 @@ Some of Lightning's would also take back their settings, so that another one on 
 """
 
 import io
+import os
 import pickle
 from typing import Any
 
@@ -33,6 +34,49 @@ def keep_settings(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
             _keep_patience(callback, state, _has_ended(trainer, checkpoint))
         elif isinstance(callback, ModelCheckpoint) and "best_k_models" in state:
             _keep_number(callback, state)
+
+
+def follow_move(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint's record of a run's best checkpoints name them where they are now.
+
+    A run's folder may have been moved, copied or named from another working directory since it was written. Lightning
+    would forget what is best, and keep the next one measured beside it. Files that are not there are forgotten.
+
+    Args:
+        trainer: whose ModelCheckpoints know their folders.
+        checkpoint: before their states are read from it, and changed in place.
+    """
+    states = checkpoint.get("callbacks") or {}
+    for callback in trainer.checkpoint_callbacks:
+        state = states.get(callback.state_key)
+        if isinstance(callback, ModelCheckpoint) and state and state.get("dirpath") and callback.dirpath is not None:
+            states[callback.state_key] = trainer.strategy.broadcast(_moved(state, str(callback.dirpath), callback.mode))
+
+
+def _moved(state: dict[str, Any], folder: str, mode: str) -> dict[str, Any]:
+    """A ModelCheckpoint's state after its files have come to ``folder``."""
+
+    def here(path: str) -> str:
+        if not path:
+            return ""
+        inside = os.path.relpath(path, state["dirpath"])
+        place = os.path.join(folder, os.path.basename(path) if inside.startswith("..") else inside)
+        return place if os.path.exists(place) else ""
+
+    kept = {here(path): score for path, score in state.get("best_k_models", {}).items() if here(path)}
+    ranked = sorted(kept, key=lambda path: float(kept[path]), reverse=mode == "max")
+    is_whole = len(kept) == len(state.get("best_k_models", {}))
+    return {
+        **state,
+        "dirpath": folder,
+        "best_k_models": kept,
+        "best_model_path": here(state["best_model_path"]) or (ranked[0] if ranked else ""),
+        "best_model_score": state["best_model_score"] if is_whole else kept[ranked[0]] if ranked else None,
+        # as long as fewer are kept than may be, Lightning does not ask which is the worst
+        "kth_best_model_path": ranked[-1] if ranked and state.get("kth_best_model_path") else "",
+        "kth_value": kept[ranked[-1]] if ranked else state.get("kth_value"),
+        "last_model_path": here(state.get("last_model_path", "")),
+    }
 
 
 def keep_loadable(states: dict[str, Any]) -> dict[str, Any]:

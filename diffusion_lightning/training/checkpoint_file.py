@@ -13,6 +13,9 @@ from diffusion_lightning.training.foreign import recognised
 KEY = "diffusion_lightning"
 """Where a checkpoint keeps what is ours: the package's version, the loggers' run ids, where the run stands."""
 
+LOGGED = "logged"
+"""Where a checkpoint that was saved before an epoch's pictures keeps what its step had logged by then."""
+
 
 def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
     """The content of a checkpoint of this package. Nothing in the file is executed.

@@ -630,6 +630,33 @@ def test_the_best_is_still_known_after_a_resume(fit, later, best, order):
     assert epoch_of(last) == 1
 
 
+@pytest.mark.parametrize(
+    ("again", "best", "void"),
+    [
+        ((2.0, 1.0), ["epoch=0002.ckpt"], False),  # as before
+        ((2.5, 4.0), ["epoch=0001.ckpt", "epoch=0002.ckpt"], True),
+        ((2.5, 1.0, 0.5), ["epoch=0003.ckpt"], False),
+        ((2.5,), ["epoch=0001.ckpt", "epoch=0002.ckpt"], True),  # it ends before
+        ((4.0, 5.0), ["epoch=0001.ckpt", "epoch=0002.ckpt"], True),  # the best before it, 3.0, is gone
+    ],
+)
+def test_a_best_checkpoint_of_an_epoch_that_is_trained_again(fit, recwarn, again, best, void):
+    """Its place is taken, or it stays and is told of once, however the run was killed after an older last.ckpt."""
+    settings = {"enable_checkpointing": True, "limit_train_batches": 1}
+    fit(GivenFID(3.0), BestCheckpoint(), LastCheckpoint(), max_epochs=1, **settings)
+    last = fit.folder / "checkpoints" / "last.ckpt"
+    older = last.read_bytes()
+    fit(GivenFID(2.0, 1.0), BestCheckpoint(), LastCheckpoint(), ckpt=last, max_epochs=3, **settings)
+    assert names(fit.folder) == ["epoch=0002.ckpt", "last.ckpt", "previous.ckpt"]
+    last.write_bytes(older)
+    fit(GivenFID(*again), BestCheckpoint(), LastCheckpoint(), ckpt=last, max_epochs=1 + len(again), **settings)
+    assert [name for name in names(fit.folder) if name.startswith("epoch")] == best
+    told = [str(warning.message) for warning in recwarn if "before it was resumed" in str(warning.message)]
+    assert len(told) == void
+    if void:
+        assert told[0].startswith(f"{fit.folder / 'checkpoints' / 'epoch=0002.ckpt'} is of the run before")
+
+
 def test_the_best_by_validation_loss_where_there_is_no_fid(fit):
     trainer = fit(BestCheckpoint(), max_epochs=3, enable_checkpointing=True)
     logged = [float(row["val/loss"]) for row in rows(fit.folder / "metrics.csv") if row["val/loss"]]

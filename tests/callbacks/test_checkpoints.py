@@ -1,7 +1,7 @@
 """How often the last checkpoint is saved, by a clock that only the steps and the pictures move."""
 
+import csv
 import math
-from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -13,18 +13,19 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from diffusion_lightning import LastCheckpoint, RunLogger, SampleGrid, WholeCheckpointIO
 from diffusion_lightning.callbacks import checkpoints
-from diffusion_lightning.training.checkpoint_file import KEY
+from diffusion_lightning.training.checkpoint_file import KEY, LOGGED
 
 
 class Watch(WholeCheckpointIO):
     """Writes down where the run stands in what is written: complete epochs, and batches of the next one."""
 
     def __init__(self, fails: tuple[int, ...] = ()) -> None:
-        self.fails, self.saved = fails, []
+        self.fails, self.saved, self.logged = fails, [], []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         position = checkpoint[KEY]["position"]
         self.saved.append((position["epoch"], position["batch"]))
+        self.logged.append(checkpoint.get(LOGGED))
         if len(self.saved) in self.fails:
             path = "/dev/null/nowhere"
         super().save_checkpoint(checkpoint, path)
@@ -51,8 +52,11 @@ class SlowGrid(SampleGrid):
 
 
 @pytest.fixture
-def saved(make_module, make_trainer, make_data, tmp_path, monkeypatch) -> Callable[..., list[tuple[int, int]]]:
-    """Trains with a LastCheckpoint of these arguments; where the run stood in each checkpoint."""
+def saved(make_module, make_trainer, make_data, tmp_path, monkeypatch) -> Any:
+    """Trains with a LastCheckpoint of these arguments; where the run stood in each checkpoint.
+
+    Its ``watch`` is that of the last training, its ``rows()`` are those of the run's ``metrics.csv``.
+    """
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
@@ -63,7 +67,8 @@ def saved(make_module, make_trainer, make_data, tmp_path, monkeypatch) -> Callab
         max_epochs: int = 8,
         **last: Any,
     ) -> list[tuple[int, int]]:
-        watch, folder = Watch(fails), tmp_path / "run" / "version_0"
+        saved.watch = watch = Watch(fails)
+        folder = tmp_path / "run" / "version_0"
         grid = [SlowGrid(clock, pictures)] if pictures is not None else []
         trainer = make_trainer(
             logger=RunLogger(tmp_path, "run", resume=folder if resume else None),
@@ -78,6 +83,11 @@ def saved(make_module, make_trainer, make_data, tmp_path, monkeypatch) -> Callab
         trainer.fit(make_module(), datamodule=make_data(), ckpt_path=resumed)
         return watch.saved
 
+    def rows() -> list[dict[str, str]]:
+        with open(tmp_path / "run" / "version_0" / "metrics.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    saved.rows = rows
     return saved
 
 
@@ -115,6 +125,18 @@ def test_which_epochs_are_saved(saved, settings, epochs):
 )
 def test_before_an_epochs_pictures_and_not_again_after_them(saved, settings, positions):
     assert saved(max_epochs=4, **{"pictures": 0, **settings}) == positions
+
+
+def test_before_an_epochs_pictures_it_says_what_the_step_has_logged(saved):
+    """Its loss, and not yet what follows it; what is complete has nothing to say."""
+    assert saved(max_epochs=2, pictures=0, every_minutes=0) == [(0, 1), (1, 0), (1, 1), (2, 0)]
+    first, complete, second, end = saved.watch.logged
+    rows = saved.rows()
+    assert complete is end is None
+    for logged, row in zip((first, second), rows, strict=True):
+        assert logged.keys() == {"train/loss_step", "train/skipped_steps", "epoch"}
+        assert row.keys() > logged.keys() | {"train/loss_epoch"}
+        assert logged == {name: float(row[name]) for name in logged}
 
 
 @pytest.mark.parametrize("minutes", [1, 1e6])

@@ -2,6 +2,7 @@ import csv
 import errno
 import io
 import itertools
+import math
 import os
 import threading
 import time
@@ -629,3 +630,41 @@ def test_tensorboard_goes_on_in_its_folder_without_what_is_void(tmp_path, monkey
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == list(range(6))
     assert events.Tags()["scalars"] == ["loss"]
+
+
+def test_tensorboard_goes_on_in_the_middle_of_a_step(tmp_path, monkeypatch):
+    """Twice, once killed in between: what it had logged before the checkpoint is there, and the rest of it once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
+
+    seconds = itertools.count(time.time())
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
+    for part in range(3):
+        logger = TensorBoardLogger(str(tmp_path))
+        if part > 0:
+            go_on(logger, 0, 3, {"loss": 1.0, "lr": 0.5})
+        for step in range(3 if part else 0, 3):
+            logger.log_metrics({"loss": step / 2, "lr": 0.5}, step)
+        logger.log_metrics({"val": float(part)}, 2)
+        logger.log_metrics({"loss": 1.5, "lr": 0.25}, 3)
+        logger.finalize("failed")
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert found.pop("hp_metric", None) is None
+    assert found == {
+        "loss": [(0, 0.0), (1, 0.5), (2, 1.0), (3, 1.5)],
+        "lr": [(0, 0.5), (1, 0.5), (2, 0.5), (3, 0.25)],
+        "val": [(2, 2.0)],
+    }
+
+
+def test_the_newest_row_can_be_asked_for(tmp_path):
+    run = RunLogger(tmp_path, "run")
+    assert run.row(0) == {}
+    run.log_metrics({"loss": 0.1, "epoch": 0}, 4)
+    run.log_metrics({"name": "x", "lr": math.nan}, 4)
+    row = run.row(4)
+    assert math.isnan(row.pop("lr"))
+    assert row == {"loss": 0.1, "epoch": 0.0}
+    assert run.row(3) == run.row(5) == {}

@@ -17,7 +17,7 @@ import pytest
 import torch
 from wandb_records import wandb_records
 
-from diffusion_lightning.training.checkpoint_file import KEY
+from diffusion_lightning.training.checkpoint_file import KEY, LOGGED
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
@@ -38,8 +38,6 @@ trainer:
   callbacks:
     - class_path: diffusion_lightning.SampleGrid
       init_args: {num_samples: 2, animate: always}
-    - class_path: diffusion_lightning.LastCheckpoint
-      init_args: {every_minutes: 0}
 model:
   network: {init_args: {channels: [8], middle_attention: false, embed_dim: 8}}
   sampler: {init_args: {steps: 2}}
@@ -119,12 +117,13 @@ def table(folder: Path) -> list[dict[str, float]]:
 
 
 def events(folder: Path) -> dict[str, list[int]]:
-    """The steps of each name in a folder of TensorBoard's."""
+    """The steps of each name in a folder of TensorBoard's, without the epoch's number, which comes with all others."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(folder))
     found.Reload()
-    scalars = {tag: [event.step for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    names = [tag for tag in found.Tags()["scalars"] if tag != "epoch"]
+    scalars = {tag: [event.step for event in found.Scalars(tag)] for tag in names}
     return scalars | {tag: [event.step for event in found.Images(tag)] for tag in found.Tags()["images"]}
 
 
@@ -170,10 +169,16 @@ def whole(command: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def resumed(command: Any) -> Any:
-    """The same, killed twice: before W&B wrote anything, and after. Checkpoints are at steps 3, 6, 9, 12."""
+    """The same, killed twice: before W&B wrote anything, and after.
+
+    It goes on from step 3 both times: from the checkpoint before the pictures, then from the one after them.
+    """
     never = {"WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "3600"}
     assert command("killed", *accident(step=8), **never).code == -signal.SIGKILL
+    last = command.folder / "runs" / "killed" / "version_0" / "checkpoints" / "last.ckpt"
+    assert LOGGED in torch.load(last, weights_only=True)
     assert command("killed", "--ckpt_path=last", *accident(step=11, wait=2.5)).code == -signal.SIGKILL
+    assert LOGGED not in torch.load(last, weights_only=True)
     run = command("killed", "--ckpt_path=last")
     assert run.code == 0, run.err
     return run

@@ -180,42 +180,46 @@ def fail(*_: Any) -> None:
 
 
 class InEpoch(Callback):
-    """Has it happen in the second epoch: at the first call of a function after its validation, or at its last step."""
+    """Has it happen at the end of the second epoch: at a hook, or after the next call of a function."""
 
-    def __init__(self, owner: Any, name: str, what: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.owner, self.name, self.what, self.monkeypatch = owner, name, what, monkeypatch
+    def __init__(
+        self, hook: str, function: tuple[Any, str] | None, what: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.function, self.what, self.monkeypatch = function, what, monkeypatch
+        setattr(self, hook, self._wait)
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.current_epoch != 1 or self.owner is None:
+    def _wait(self, trainer: Any, *_: Any) -> None:
+        if trainer.current_epoch != 1 or not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
-        original = getattr(self.owner, self.name)
+        if self.function is None:
+            return self.what()
+        owner, name = self.function
+        original = getattr(owner, name)
 
         def function(*args: Any, **kwargs: Any) -> Any:
-            self.monkeypatch.setattr(self.owner, self.name, original)
+            self.monkeypatch.setattr(owner, name, original)
             result = original(*args, **kwargs)
             self.what()
             return result
 
-        self.monkeypatch.setattr(self.owner, self.name, function)
-
-    def on_before_zero_grad(self, trainer: Any, *_: Any) -> None:
-        if self.owner is None and trainer.global_step == 2 * BATCHES - 1:
-            self.what()
+        self.monkeypatch.setattr(owner, name, function)
 
 
-# the weights are the averaged ones; they are just becoming so, and nobody would change them back; an error; before it
+# the weights are the averaged ones; they are just becoming so, and nobody would change them back; an error; before it;
+# when the step is done and not yet logged
 ENDS_OF_AN_EPOCH = [
-    (ScoreModule, "sample", interrupt),
-    (torch, "_foreach_copy_", interrupt),
-    (ScoreModule, "sample", fail),
-    (None, "", interrupt),
+    ("on_train_epoch_end", (ScoreModule, "sample"), interrupt),
+    ("on_train_epoch_end", (torch, "_foreach_copy_"), interrupt),
+    ("on_train_epoch_end", (ScoreModule, "sample"), fail),
+    ("on_before_zero_grad", None, interrupt),
+    ("on_before_zero_grad", (ScoreModule, "on_train_batch_end"), interrupt),
 ]
 
 
 def test_what_ends_a_run_at_the_pictures_of_an_epoch_that_is_not_saved_loses_nothing(run, monkeypatch):
     whole = run("whole")
-    for number, (owner, name, what) in enumerate(ENDS_OF_AN_EPOCH):
-        at = InEpoch(owner, name, what, monkeypatch)
+    for number, (hook, function, what) in enumerate(ENDS_OF_AN_EPOCH):
+        at = InEpoch(hook, function, what, monkeypatch)
         with pytest.raises(Crash if what is fail else Stopped) as ended:
             run(f"ended_{number}", at, last={})
         assert what is fail or ended.value.saved
