@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_lightning.callbacks.sampling import Measurement, SamplingCallback
+from diffusion_lightning.metrics.evaluation import is_spread
 from diffusion_lightning.tables import Summary
 from diffusion_lightning.training.module import ScoreModule
 
@@ -19,6 +20,9 @@ PARTS = ("data", "step", "sampling", "evaluation", "checkpoint", "other")
 
 RESULTS = ("fid/", "sliced_wasserstein@", "val/loss", "train/loss_epoch")
 """How the names begin of the metrics whose best and last values the summary shows; the best is the lowest."""
+
+SHARES = ("agreement/", "legible/")
+"""How the names begin of shares of samples; the best is the highest, and that of real images stands beside."""
 
 OF_THE_MACHINE = ("perf/", "time/", "lr-")
 """How the names begin of what is measured at the machine or set, whoever logs it; the summary shows no value of it."""
@@ -161,7 +165,7 @@ class RunReport(Callback):
         step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # type: ignore[attr-defined]
         _log(trainer, {**metrics, "epoch": self._ended_epoch}, step)
         for name, value in trainer.callback_metrics.items():
-            if name not in self._of_steps and not name.startswith(OF_THE_MACHINE):
+            if name not in self._of_steps and not name.startswith(OF_THE_MACHINE) and not is_spread(name):
                 lowest, highest, _ = self._results.get(name, (value, value, value))
                 self._results[name] = torch.fmin(lowest, value), torch.fmax(highest, value), value
         self._epochs += 1
@@ -199,13 +203,22 @@ class RunReport(Callback):
             ]
         )
         known: list[list[str]] = []
+        shares: list[list[str]] = []
         others: list[list[str]] = []
+        real = {name.split("_real@")[0]: value for name, (_, _, value) in self._results.items() if "_real@" in name}
         for name, (lowest, highest, last) in sorted(self._results.items()):
             values = [f"{value.item():.4g}" for value in (lowest, highest, last)]
-            (known if name.startswith(RESULTS) else others).append([name, *values])
+            if name.startswith(SHARES):
+                if "_real@" not in name:
+                    of_real = real.get(name.split("@")[0])
+                    shares.append([name, *values[1:], "" if of_real is None else f"{of_real.item():.4g}"])
+            else:
+                (known if name.startswith(RESULTS) else others).append([name, *values])
         if known:
             names, best, _, newest = zip(*known, strict=True)
             summary.tables.append([["metric", *names], ["best", *best], ["last", *newest]])
+        if shares:
+            summary.tables.append([["share of samples", "best", "last", "of real images"], *shares])
         if others:
             summary.tables.append([["metric", "lowest", "highest", "last"], *others[:MOST_OTHERS]])
             if len(others) > MOST_OTHERS:
