@@ -28,7 +28,7 @@ OF_THE_MACHINE = ("perf/", "time/", "lr-")
 """How the names begin of what is measured at the machine or set, whoever logs it; the summary shows no value of it."""
 
 MOST_OTHERS = 5
-"""Rows for metrics of other names, so that the summary and what follows it are no more than a screen."""
+"""Rows for shares and metrics of other names, so that the summary and what follows it are no more than a screen."""
 
 
 class RunReport(Callback):
@@ -165,7 +165,7 @@ class RunReport(Callback):
         step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # type: ignore[attr-defined]
         _log(trainer, {**metrics, "epoch": self._ended_epoch}, step)
         for name, value in trainer.callback_metrics.items():
-            if name not in self._of_steps and not name.startswith(OF_THE_MACHINE) and not is_spread(name):
+            if name not in self._of_steps and not name.startswith(OF_THE_MACHINE):
                 lowest, highest, _ = self._results.get(name, (value, value, value))
                 self._results[name] = torch.fmin(lowest, value), torch.fmax(highest, value), value
         self._epochs += 1
@@ -208,10 +208,11 @@ class RunReport(Callback):
         real = {name.split("_real@")[0]: value for name, (_, _, value) in self._results.items() if "_real@" in name}
         for name, (lowest, highest, last) in sorted(self._results.items()):
             values = [f"{value.item():.4g}" for value in (lowest, highest, last)]
+            if is_spread(name, self._results) or (name.startswith(SHARES) and "_real@" in name):
+                continue
             if name.startswith(SHARES):
-                if "_real@" not in name:
-                    of_real = real.get(name.split("@")[0])
-                    shares.append([name, *values[1:], "" if of_real is None else f"{of_real.item():.4g}"])
+                of_real = real.get(name.split("@")[0])
+                shares.append([name, *values[1:], "" if of_real is None else f"{of_real.item():.4g}"])
             else:
                 (known if name.startswith(RESULTS) else others).append([name, *values])
         if known:
@@ -220,9 +221,10 @@ class RunReport(Callback):
         if shares:
             summary.tables.append([["share of samples", "best", "last", "of real images"], *shares])
         if others:
-            summary.tables.append([["metric", "lowest", "highest", "last"], *others[:MOST_OTHERS]])
-            if len(others) > MOST_OTHERS:
-                summary.tables[-1].append([f"{len(others) - MOST_OTHERS} more in metrics.csv", "", "", ""])
+            most = max(MOST_OTHERS - len(summary.tables[-1]) * bool(shares), 1)
+            summary.tables.append([["metric", "lowest", "highest", "last"], *others[:most]])
+            if len(others) > most:
+                summary.tables[-1].append([f"{len(others) - most} more in metrics.csv", "", "", ""])
         return summary
 
 

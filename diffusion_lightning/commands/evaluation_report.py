@@ -118,7 +118,7 @@ class Results:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows: of several samplers a row each, of one a row for each of its values."""
-        names = [name for name in self.entries[0]["metrics"] if not is_spread(name)]
+        names = [name for name in self.entries[0]["metrics"] if not is_spread(name, self.entries[0]["metrics"])]
         broken = any("not_finite" in entry for entry in self.entries)
         header = ["sampler", "NFE", *names, "seconds", *(["samples not finite"] if broken else [])]
         rows = [

@@ -19,7 +19,7 @@ Values depend on the features and on the number of images, so both belong in the
 
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -68,9 +68,9 @@ def metric_name(metric: str, feature: str, num: int) -> str:
     return f"{metric}/{feature}@{num}"
 
 
-def is_spread(name: str) -> bool:
-    """Whether a value is the spread or the standard error of another, as ``"kid_std/mnist@1000"`` is."""
-    return re.match(r"\w+_(std|error)[/@]", name) is not None
+def is_spread(name: str, names: Container[str]) -> bool:
+    """Whether a value is the spread or the error of one of these, as ``"kid_std/mnist@9"`` is of ``"kid/mnist@9"``."""
+    return (of := re.sub(r"^(\w+)_(?:std|error)(?=[/@])", r"\1", name)) != name and of in names
 
 
 def possible_metrics(network: nn.Module, has_features: bool, reads_classes: bool = False) -> tuple[MetricName, ...]:

@@ -208,7 +208,9 @@ def _is_shown(metric: str, runs: Sequence[Run]) -> bool:
     if metric == "perf/examples_per_s_rank":  # of a single process, it is that of all
         of_all = [value for run in runs for _, value in _finite(run.series("perf/examples_per_s"))]
         return len(values) != len(of_all) or not all(map(_nearly, values, of_all))
-    return bool(values) and not metric.startswith("time/") and not is_spread(metric)
+    if any(is_spread(metric, run.metrics) for run in runs):
+        return False
+    return bool(values) and not metric.startswith("time/")
 
 
 def _nearly(a: float, b: float) -> bool:

@@ -43,7 +43,7 @@ def results(run: Run) -> dict[str, Result]:
     found = {}
     for name in run.metrics:
         rows = [row for row in run.rows if math.isfinite(row.get(name, math.nan))]
-        if rows and not name.startswith(COURSE) and not is_spread(name):
+        if rows and not name.startswith(COURSE) and not is_spread(name, run.metrics):
             sign = better(name)
             best = min(rows, key=lambda row: -sign * row[name]) if sign else None
             values = [row[name] for row in rows]

@@ -225,7 +225,11 @@ def _evaluations(path: Path, flaws: list[str]) -> list[Evaluation]:
                 sampler=str(entry["sampler"]),
                 nfe=_number(entry.get("nfe")),
                 num=_number(entry.get("num")),
-                metrics={str(name): float(value) for name, value in entry["metrics"].items() if not is_spread(name)},
+                metrics={
+                    str(name): float(value)
+                    for name, value in entry["metrics"].items()
+                    if not is_spread(name, entry["metrics"])
+                },
             )
             for entry in content.get("sweep", [content])
         ]
