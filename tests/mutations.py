@@ -44,6 +44,7 @@ FOLDER = "tests/data/test_image_folder.py"
 SHARED_FOLDER = (
     "tests/data/test_shared_folder.py::test_the_first_process_alone_searches_and_both_train_on_what_it_found"
 )
+AGREEMENT = "tests/metrics/test_agreement.py"
 SHARED, FLOATS = "tests/metrics/test_shared_reference.py", "tests/test_floats.py"
 
 RELIABILITY = "tests/reliability"
@@ -1262,6 +1263,62 @@ MUTATIONS = [
         'if found is not None and len(found["features"]) == len(part):',
         "if found is not None:",
         "tests/metrics/test_reference.py",
+    ),
+    Mutation(
+        "a sample agrees if the class asked for is any of the two likeliest",
+        "metrics/agreement.py",
+        "(read == labels).sum()",
+        "(logits.topk(2).indices == labels[:, None]).sum()",
+        AGREEMENT,
+    ),
+    Mutation(
+        "a sample is legible by its logit, not its probability",
+        "metrics/agreement.py",
+        "largest, read = logits.log_softmax(1).max(1)",
+        "largest, read = logits.max(1)",
+        AGREEMENT,
+    ),
+    Mutation(
+        "the standard error without its root",
+        "metrics/agreement.py",
+        "math.sqrt(p * (1 - p) / self.num)",
+        "p * (1 - p) / self.num",
+        AGREEMENT,
+    ),
+    Mutation(
+        "the surest samples are shown as the worst",
+        "metrics/agreement.py",
+        "sure.sort(stable=True)",
+        "sure.sort(stable=True, descending=True)",
+        AGREEMENT,
+    ),
+    Mutation(
+        "every process reads all held-out images",
+        "metrics/agreement.py",
+        "[rank::world_size].tolist()",
+        ".tolist()",
+        AGREEMENT,
+    ),
+    Mutation(
+        "what one process reads is taken for what all do",
+        "callbacks/fid.py",
+        'counts = trainer.strategy.reduce(counts, reduce_op="sum").cpu()',
+        'counts = torch.cat((trainer.strategy.reduce(counts[:1], reduce_op="sum"), counts[1:])).cpu()',
+        "tests/test_ddp.py::test_what_is_read_in_all_samples_is_added_up",
+    ),
+    Mutation(
+        "samples are read as other classes than the model's",
+        "metrics/features.py",
+        "classes == tuple(class_names or ()) and ",
+        "",
+        "tests/metrics/test_features.py::test_which_features_are_of_a_classifier_of_the_datas_classes",
+    ),
+    Mutation(
+        "samples that are not finite are read",
+        "callbacks/fid.py",
+        "value if is_known else math.nan",
+        "value",
+        "tests/callbacks/test_callbacks.py::test_nothing_is_read_in_samples_that_are_not_finite",
     ),
     Mutation(
         "each process downloads the Inception network",

@@ -13,6 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion_lightning import EmbeddedMNIST
+from diffusion_lightning.randomness import draw_some
+
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 TINY = """
@@ -28,7 +31,7 @@ trainer:
     - class_path: diffusion_lightning.SampleGrid
       init_args: {num_samples: 5, animate: last}
     - class_path: diffusion_lightning.FIDCallback
-      init_args: {num_samples: 7, batch_size: 2, feature: {class_path: spy.Patches}}
+      init_args: {num_samples: 7, batch_size: 2, feature: mnist}
     - class_path: spy.Spy
 model:
   network: {init_args: {channels: [8], middle_attention: false, embed_dim: 8, num_classes: 10}}
@@ -45,7 +48,7 @@ from lightning.pytorch import Callback
 from torchmetrics.image.fid import FrechetInceptionDistance
 from diffusion_lightning.callbacks import LastCheckpoint, checkpoints
 
-from diffusion_lightning.metrics import kept
+from diffusion_lightning.metrics import features, kept
 
 kept.PART = 2000
 SEEN = {"fake": [], "real": [], "features": [], "losses": [], "labels": [], "seeds": [], "saved": []}
@@ -90,6 +93,14 @@ class Patches(torch.nn.Module):
     def forward(self, images):
         SEEN["features"].append(len(images))
         return torch.nn.functional.avg_pool2d(images.float() / 255, 14).flatten(1)
+
+    def logits(self, features):
+        """In turn: sure that it is a 0, and almost sure that it is a 2."""
+        sure = torch.arange(len(features)) % 2 == 0
+        return torch.where(sure[:, None], 9 * torch.eye(10)[0], 4 * torch.eye(10)[2])
+
+
+features.FEATURES["mnist"] = features.Feature(lambda weights: Patches(), 4, classes=tuple("0123456789"))
 
 
 class Spy(Callback):
@@ -160,8 +171,24 @@ def test_every_image_is_counted_once_in_the_fid(fitted):
     assert first["fake"] == second["fake"] == [7, 7]
     assert first["real"] == second["real"] == [9000, 9000]
     # of 9000 images in parts of 2000 the first process reads three, and the second two
-    assert [sum(first["features"]), sum(second["features"])] == [5000 + 2 * 4, 4000 + 2 * 3]
-    assert first["metrics"]["fid/patches@7"] == second["metrics"]["fid/patches@7"] > 0
+    assert [sum(first["features"]), sum(second["features"])] == [5000 + 500 + 2 * 4, 4000 + 500 + 2 * 3]
+    assert first["metrics"]["fid/mnist@7"] == second["metrics"]["fid/mnist@7"] > 0
+
+
+def test_what_is_read_in_all_samples_is_added_up(fitted):
+    """In batches of two the first process draws 0 and 2, 4 and 6, the other 1 and 3, and 5."""
+    labels = EmbeddedMNIST().held_out_images.labels[draw_some(1000, 1000, seed=0)]
+    read = [label == 2 * (place // 2 % 2) for place, label in enumerate(labels.tolist())]
+    for rank in fitted.ranks:
+        values = {name: value for name, value in rank["metrics"].items() if name.startswith(("agreement", "legible"))}
+        assert values == {
+            "agreement/mnist@7": pytest.approx(2 / 7),
+            "agreement_error/mnist@7": pytest.approx((2 / 7 * 5 / 7 / 7) ** 0.5),
+            "agreement/mnist_real@1000": pytest.approx(sum(read) / 1000),
+            "legible/mnist@7": pytest.approx(4 / 7),
+            "legible_error/mnist@7": pytest.approx((4 / 7 * 3 / 7 / 7) ** 0.5),
+            "legible/mnist_real@1000": 0.5,
+        }
 
 
 def test_the_logged_losses_are_those_of_both(fitted):

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion_lightning.callbacks.pictures import check_at_least_one, check_images, share
 from diffusion_lightning.callbacks.sampling import Measurement
 from diffusion_lightning.images import to_uint8
-from diffusion_lightning.metrics.features import FeatureChoice, auto_feature, build_features
+from diffusion_lightning.metrics.agreement import Agreement, tally, tally_held_out
+from diffusion_lightning.metrics.evaluation import metric_name
+from diffusion_lightning.metrics.features import FeatureChoice, auto_feature, build_features, reads_classes
 from diffusion_lightning.metrics.fid import ReferenceFID
 from diffusion_lightning.progress import progress_bar, watched
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
@@ -32,6 +34,12 @@ class FIDCallback(Measurement):
     Those of the training images are computed once, by all processes together, and kept on disk, as each part of more
     than 10,000 images is: a run that was interrupted goes on after the last one. It also runs after ``lightning
     validate`` and ``lightning test``.
+
+    Where the features are those of a classifier of the data's own classes, as ``"mnist"`` is of digits, it says what it
+    reads in the same samples (:mod:`~diffusion_lightning.metrics.agreement`): ``agreement/<features>@<num_samples>``,
+    the share that shows the class that was asked for, with its standard error ``agreement_error/…``, and ``legible/…``,
+    the share that it is sure of; of a network without classes the latter alone. The same of held-out images is
+    ``agreement/<features>_real@<images>``, in ``fit`` and after it.
 
     Args:
         sampler: the module's own if left out.
@@ -72,8 +80,11 @@ class FIDCallback(Measurement):
         self.cache = Path(cache) if cache is not None else None
         self.name: str | None = None
         """What the result is logged as; known after ``setup``."""
+        self._label = ""
+        self._feature: FeatureChoice | nn.Module = feature
         self._fid: ReferenceFID | None = None
         self._has_reference = False
+        self._held_out: Agreement | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "predict":
@@ -102,17 +113,21 @@ class FIDCallback(Measurement):
             raise OSError(
                 f"FIDCallback: {error}; or leave FID out: --config configs/overlays/without_fid.yaml"
             ) from error
-        self.name = f"fid/{label}@{self.num_samples}"
+        self._label, self._feature = label, feature
+        self.name = metric_name("fid", label, self.num_samples)
         self._fid = ReferenceFID(features, self.cache)
 
     def evaluate(self, trainer: Trainer, pl_module: ScoreModule) -> None:
         assert self._fid is not None
         assert self.name is not None
         self._fid.to(pl_module.device)
+        is_read = reads_classes(self._feature, pl_module.class_names, pl_module.denoiser.num_classes)
         if not self._has_reference:
             self._set_reference(trainer)
             if pl_module.has_classes:
                 rank_zero_info(f"{self.name}: classes of the samples {pl_module.drawn_classes}")
+            if is_read:
+                self._read_held_out(trainer, pl_module)
         seed = derive_seed(global_seed(), trainer.global_rank, Stream.FID)
         generator = torch.Generator(pl_module.device).manual_seed(seed)
         count = share(self.num_samples, trainer.world_size, trainer.global_rank)
@@ -120,6 +135,7 @@ class FIDCallback(Measurement):
         own = None if of_all is None else of_all[trainer.global_rank :: trainer.world_size]
         bar = progress_bar(total=count, desc=self.name, unit="image", disable=not trainer.is_global_zero)
         broken = 0
+        read = torch.zeros(3, dtype=torch.int64, device=pl_module.device)
         # the processes may draw unequally many batches, but enter this equally often
         with pl_module.ema_weights(), bar:
             for first in range(0, count, self.batch_size):
@@ -127,15 +143,41 @@ class FIDCallback(Measurement):
                 labels = None if own is None else own[first : first + size]
                 samples = pl_module.sample(self.sampler, size, labels, generator, batch_size=size)
                 broken += count_broken(samples)
-                self._fid.update(to_uint8(samples))
+                features = self._fid.update(to_uint8(samples))
+                if is_read:
+                    read += tally(self._fid.features.logits(features), labels)  # type: ignore[operator]
                 bar.update(size)
         # every process must enter this: it adds up their statistics, and a process missing would be waited for
         value = self._fid.compute()
-        broken_of_all = trainer.strategy.reduce(torch.tensor(broken, device=pl_module.device), reduce_op="sum")
-        if broken_of_all:
-            warn_of_broken(int(broken_of_all), self.num_samples, f"{self.name} is nan")
+        counts = torch.cat((read.new_tensor([broken]), read))
+        counts = trainer.strategy.reduce(counts, reduce_op="sum").cpu()
+        if counts[0]:
+            warn_of_broken(int(counts[0]), self.num_samples, f"{self.name} is nan")
             value = math.nan
         pl_module.log(self.name, value, on_step=False, on_epoch=True, prog_bar=True, sync_dist=False)
+        if is_read:
+            self._log_agreement(pl_module, counts[1:], is_known=not counts[0])
+
+    def _read_held_out(self, trainer: Trainer, pl_module: ScoreModule) -> None:
+        """What is read in held-out images, by all processes together; nothing if there are none."""
+        assert self._fid is not None
+        images = getattr(trainer.datamodule, "held_out_images", None)  # type: ignore[attr-defined]
+        if images is not None and len(images):
+            place = trainer.global_rank, trainer.world_size
+            own = tally_held_out(self._fid.features, images, global_seed(), pl_module.device, *place)
+            read = trainer.strategy.reduce(own, reduce_op="sum")
+            self._held_out = Agreement.of(read, asked=pl_module.has_classes)
+
+    def _log_agreement(self, pl_module: ScoreModule, counts: Tensor, is_known: bool) -> None:
+        """Log what was read in all samples, NaN where it is not known, and the same of held-out images."""
+        found = Agreement.of(counts, asked=pl_module.has_classes)
+        values = {
+            metric_name(name, self._label, self.num_samples): value if is_known else math.nan
+            for name, value in (found.shares | found.errors).items()
+        }
+        if (real := self._held_out) is not None:
+            values |= {metric_name(name, f"{self._label}_real", real.num): p for name, p in real.shares.items()}
+        pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=False)
 
     def _set_reference(self, trainer: Trainer) -> None:
         assert self._fid is not None

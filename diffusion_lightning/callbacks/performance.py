@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_lightning.callbacks.sampling import Measurement, SamplingCallback
+from diffusion_lightning.metrics.evaluation import is_spread
 from diffusion_lightning.tables import Summary
 from diffusion_lightning.training.module import ScoreModule
 
@@ -20,11 +21,14 @@ PARTS = ("data", "step", "sampling", "evaluation", "checkpoint", "other")
 RESULTS = ("fid/", "sliced_wasserstein@", "val/loss", "train/loss_epoch")
 """How the names begin of the metrics whose best and last values the summary shows; the best is the lowest."""
 
+SHARES = ("agreement/", "legible/")
+"""How the names begin of shares of samples; the best is the highest, and that of real images stands beside."""
+
 OF_THE_MACHINE = ("perf/", "time/", "lr-")
 """How the names begin of what is measured at the machine or set, whoever logs it; the summary shows no value of it."""
 
 MOST_OTHERS = 5
-"""Rows for metrics of other names, so that the summary and what follows it are no more than a screen."""
+"""Rows for shares and metrics of other names, so that the summary and what follows it are no more than a screen."""
 
 
 class RunReport(Callback):
@@ -199,17 +203,28 @@ class RunReport(Callback):
             ]
         )
         known: list[list[str]] = []
+        shares: list[list[str]] = []
         others: list[list[str]] = []
+        real = {name.split("_real@")[0]: value for name, (_, _, value) in self._results.items() if "_real@" in name}
         for name, (lowest, highest, last) in sorted(self._results.items()):
             values = [f"{value.item():.4g}" for value in (lowest, highest, last)]
-            (known if name.startswith(RESULTS) else others).append([name, *values])
+            if is_spread(name, self._results) or (name.startswith(SHARES) and "_real@" in name):
+                continue
+            if name.startswith(SHARES):
+                of_real = real.get(name.split("@")[0])
+                shares.append([name, *values[1:], "" if of_real is None else f"{of_real.item():.4g}"])
+            else:
+                (known if name.startswith(RESULTS) else others).append([name, *values])
         if known:
             names, best, _, newest = zip(*known, strict=True)
             summary.tables.append([["metric", *names], ["best", *best], ["last", *newest]])
+        if shares:
+            summary.tables.append([["share of samples", "best", "last", "of real images"], *shares])
         if others:
-            summary.tables.append([["metric", "lowest", "highest", "last"], *others[:MOST_OTHERS]])
-            if len(others) > MOST_OTHERS:
-                summary.tables[-1].append([f"{len(others) - MOST_OTHERS} more in metrics.csv", "", "", ""])
+            most = max(MOST_OTHERS - len(summary.tables[-1]) * bool(shares), 1)
+            summary.tables.append([["metric", "lowest", "highest", "last"], *others[:most]])
+            if len(others) > most:
+                summary.tables[-1].append([f"{len(others) - most} more in metrics.csv", "", "", ""])
         return summary
 
 

@@ -111,16 +111,26 @@ def chosen_feature(
 
 
 def chosen_metrics(
-    metrics: Sequence[MetricName] | None, network: nn.Module, statistics: Reference | None, path: str | None
+    metrics: Sequence[MetricName] | None,
+    network: nn.Module,
+    statistics: Reference | None,
+    path: str | None,
+    reads_classes: bool,
 ) -> tuple[MetricName, ...]:
     """The metrics that were asked for, each once; all that are possible if none were.
 
     Raises:
-        UsageError: if one needs the features of real images, and the statistics in the file ``path`` have none.
+        UsageError: if one needs the features of real images, and the statistics in the file ``path`` have none; or the
+            samples' classes, and the network does not read them.
     """
-    possible = possible_metrics(network, statistics is None or statistics.features is not None)
+    possible = possible_metrics(network, statistics is None or statistics.features is not None, reads_classes)
     if metrics is None:
         return possible
+    if "agreement" in metrics and not reads_classes:
+        known = ", ".join(f"{name} ({' '.join(each.classes)})" for name, each in FEATURES.items() if each.classes)
+        raise UsageError(
+            f"metrics: agreement needs features of a classifier of the model's own classes, as {known}: leave it out"
+        )
     if missing := [name for name in metrics if name not in possible]:
         raise UsageError(
             f"metrics: {missing[0]} needs the reference's features, and {path} holds their moments alone: leave it "

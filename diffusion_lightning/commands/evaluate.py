@@ -11,7 +11,13 @@ from torch import Tensor
 from diffusion_lightning.commands.comparison import Comparison, chosen_feature, chosen_metrics, statistics_of
 from diffusion_lightning.commands.drawing import add_drawing_options, load_on_device
 from diffusion_lightning.commands.evaluation_report import Results, folder_name, new_folder
-from diffusion_lightning.commands.judging import Subject, judge, look_at_neighbours, mean_bits_per_dim
+from diffusion_lightning.commands.judging import (
+    Subject,
+    judge,
+    judge_held_out,
+    look_at_neighbours,
+    look_at_worst,
+)
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint, run_of
 from diffusion_lightning.commands.sweep import label, samplers_of
@@ -19,7 +25,7 @@ from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.images import is_picture
 from diffusion_lightning.messages import warn
 from diffusion_lightning.metrics.evaluation import MetricName
-from diffusion_lightning.metrics.features import FeatureChoice, build_features
+from diffusion_lightning.metrics.features import FeatureChoice, build_features, reads_classes
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.checkpoint_file import load_checkpoint
 from diffusion_lightning.training.trained import TrainedModel
@@ -79,24 +85,21 @@ def _run(
     if options.export_reference is not None:
         assert reference is not None
         reference.write(Path(options.export_reference), comparison.feature)
-    bits: dict[str, float] = {}
-    bits_of: dict[str, Any] = {}
-    if options.bits_per_dim is not None:
-        assert data is not None
-        data.prepare_data()
-        data.setup("test")
-        bits, bits_of = mean_bits_per_dim(subject, data.held_out_images, options.bits_per_dim)
+    of_held_out, settings = judge_held_out(subject, comparison, data, options.bits_per_dim)
     results = Results(is_sweep=len(samplers) > 1)
     for sampler in samplers:
         entry, drawn = judge(subject, sampler, comparison, reference)
-        entry["metrics"] |= bits
-        entry["settings"] |= bits_of
+        entry["metrics"] |= of_held_out
+        entry["settings"] |= settings
         results.entries.append(entry)
         results.families.append(label(sampler, with_steps=False))
-        if rows and entry is (results.best or results.entries[0]):
-            assert reference is not None
-            picture = folder / "neighbours.png"
-            entry["neighbours"] = look_at_neighbours(subject, drawn, comparison, reference, rows, picture)
+        if entry is (results.best or results.entries[0]):
+            if rows:
+                assert reference is not None
+                picture = folder / "neighbours.png"
+                entry["neighbours"] = look_at_neighbours(subject, drawn, comparison, reference, rows, picture)
+            if "agreement" in comparison.metrics:
+                entry["worst"] = look_at_worst(subject, drawn, comparison, folder / "worst.png")
         results.write(folder)
     results.show()
     print(f"Everything is in {folder}")
@@ -106,7 +109,7 @@ def _run(
 
 
 def _wants_reference(options: Namespace) -> bool:
-    needed = options.metrics is None or set(options.metrics) - {"is"}
+    needed = options.metrics is None or set(options.metrics) - {"is", "agreement"}
     return bool(needed or options.neighbours or options.export_reference is not None)
 
 
@@ -136,7 +139,9 @@ def _comparison(options: Namespace, model: TrainedModel, data: "ImageDataModule 
     name, network = build_features(
         chosen_feature(options.feature, model.shape, of_data, statistics, path), options.feature_weights
     )
-    metrics = chosen_metrics(options.metrics, network, statistics, path)
+    names = data.class_names if model.class_names is None and data is not None else model.class_names
+    reads_own = reads_classes(name, names, model.denoiser.num_classes)
+    metrics = chosen_metrics(options.metrics, network, statistics, path, reads_own)
     if is_wanted and path is None:
         from diffusion_lightning.commands.real_images import images_of_data
 
@@ -214,7 +219,8 @@ def evaluate_parser() -> OneLineParser:
 
     parser = OneLineParser(
         prog="lightning evaluate",
-        description="FID, KID, Inception Score, precision and recall of a checkpoint's samples, by its EMA weights.",
+        description="FID, KID, Inception Score, precision and recall of a checkpoint's samples, by its EMA weights; "
+        "and how many show what was asked for.",
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help=CKPT_PATH)
     parser.add_argument("--num", type=int, default=10_000, help="How many samples; values of different ones differ.")
@@ -234,7 +240,7 @@ def evaluate_parser() -> OneLineParser:
         "--metrics",
         type=list[MetricName] | None,
         default=None,
-        help="'[fid, kid, is, precision_recall]'; all that features and reference allow by default.",
+        help="'[fid, kid, is, precision_recall, agreement]'; all that features and reference allow by default.",
     )
     parser.add_argument(
         "--bits_per_dim", type=int | None, default=None, help="Also, on so many held-out examples, drawn by the seed."

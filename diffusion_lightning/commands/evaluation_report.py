@@ -16,6 +16,7 @@ from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.disk import replace
 from diffusion_lightning.images import write_png
 from diffusion_lightning.metrics.cost_curve import cost_picture
+from diffusion_lightning.metrics.evaluation import is_spread
 from diffusion_lightning.tables import output_console
 
 LONGEST_NAME = 150
@@ -102,13 +103,22 @@ class Results:
                 "",
                 "![samples and their nearest real images](neighbours.png)",
             ]
+        if "worst" in shown:
+            worst, asked = shown["worst"], "what was asked for" if shown["worst"]["asked"] else "its likeliest class"
+            lines += [
+                "",
+                f"The {worst['shown']} samples of {shown['sampler']} that the classifier is least sure of: it gives "
+                f"{asked} a probability of at most {worst['highest']:.2g}.",
+                "",
+                "![the samples that the classifier is least sure of](worst.png)",
+            ]
         if self.is_sweep and best is not None:
             lines += ["", f"Best: {best['sampler']}, {best['nfe']} NFE.", "", "![FID over NFE](sweep.png)"]
         return "\n".join(lines) + "\n"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows: of several samplers a row each, of one a row for each of its values."""
-        names = [name for name in self.entries[0]["metrics"] if not re.match(r"\w+_(std|error)[/@]", name)]
+        names = [name for name in self.entries[0]["metrics"] if not is_spread(name, self.entries[0]["metrics"])]
         broken = any("not_finite" in entry for entry in self.entries)
         header = ["sampler", "NFE", *names, "seconds", *(["samples not finite"] if broken else [])]
         rows = [

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from diffusion_lightning.commands.sweep import label
 from diffusion_lightning.data.tensor_images import ImageSet
 from diffusion_lightning.images import to_uint8, write_png
 from diffusion_lightning.likelihood import bits_per_dim
+from diffusion_lightning.metrics.agreement import Agreement, least_sure, tally_held_out, worst_picture
 from diffusion_lightning.metrics.evaluation import evaluate, metric_name
+from diffusion_lightning.metrics.features import FEATURES, reads_classes
 from diffusion_lightning.metrics.neighbours import PROBES, find_neighbours, neighbours_picture
 from diffusion_lightning.metrics.reference import Reference
 from diffusion_lightning.progress import progress_bar
@@ -27,6 +29,9 @@ from diffusion_lightning.training.bf16 import has_bf16_units
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.trained import TrainedModel
 from diffusion_lightning.version import __version__, installed_version
+
+if TYPE_CHECKING:  # data modules load Lightning
+    from diffusion_lightning.data.base import ImageDataModule
 
 NEAREST = 5
 """Real images beside each sample in the picture of neighbours."""
@@ -89,6 +94,8 @@ class Drawn:
 
     images: list[Tensor] = field(default_factory=list)
     features: list[Tensor] = field(default_factory=list)
+    logits: Tensor | None = None
+    """Of a classifier, where a metric needs them."""
     broken: int = 0
     """Samples with values that are not finite."""
 
@@ -102,7 +109,7 @@ def judge(
         subject: draws the samples.
         sampler: by which.
         comparison: in which features, and by which metrics.
-        reference: the real side; not needed for the Inception Score.
+        reference: the real side; not needed for the Inception Score and agreement.
     """
     start, network = time.perf_counter(), comparison.network
     drawn = Drawn()
@@ -112,9 +119,16 @@ def judge(
         drawn.features.append(network(images).cpu())
         drawn.images.append(images.cpu())
     features = torch.cat(drawn.features)
-    logits = network.logits(features.to(subject.model.device)).cpu() if "is" in comparison.metrics else None
+    if {"is", "agreement"} & set(comparison.metrics):
+        drawn.logits = network.logits(features.to(subject.model.device)).cpu()
     scores = evaluate(
-        features, reference, comparison.metrics, logits=logits, seed=subject.seed, progress=subject.progress
+        features,
+        reference,
+        comparison.metrics,
+        logits=drawn.logits,
+        labels=subject.labels.cpu() if subject.labels is not None else None,
+        seed=subject.seed,
+        progress=subject.progress,
     )
     if drawn.broken:
         warn_of_broken(drawn.broken, subject.num, f"the values of {label(sampler)} are nan")
@@ -162,6 +176,57 @@ def mean_bits_per_dim(subject: Subject, held_out: ImageSet, num: int) -> tuple[d
     if count > 1:
         found[f"bits_per_dim_error@{count}"] = values.std().item() / math.sqrt(count)
     return found, {"bits_per_dim": {"held_out": count, "of": available, "seed": subject.seed}}
+
+
+def judge_held_out(
+    subject: Subject, comparison: Comparison, data: "ImageDataModule | None", num: int | None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What held-out images say, named by how many there are, and which examples they are.
+
+    Of the model their bits/dim, and of the metrics what the classifier reads in them as it does in samples.
+
+    Args:
+        subject: what is judged.
+        comparison: whose network is the classifier, if agreement is wanted.
+        data: whose held-out images; without it there is nothing to say.
+        num: how many of them for bits/dim; None if it is not wanted.
+    """
+    values: dict[str, float] = {}
+    settings: dict[str, Any] = {}
+    is_read = "agreement" in comparison.metrics
+    if data is None or not (is_read or num is not None):
+        return values, settings
+    data.prepare_data()
+    data.setup("test")
+    held_out, count = data.held_out_images, len(data.held_out_images)  # type: ignore[arg-type]
+    if is_read and count and reads_classes(comparison.feature, data.class_names, None):
+        read = tally_held_out(comparison.network, held_out, subject.seed, subject.model.device)
+        found = Agreement.of(read, asked=subject.labels is not None)
+        shares, feature = found.shares | found.errors, f"{comparison.feature}_real"
+        values |= {metric_name(name, feature, found.num): value for name, value in shares.items()}
+        settings["agreement"] = {"held_out": found.num, "of": count, "seed": subject.seed}
+    if num is not None:
+        bits, bits_of = mean_bits_per_dim(subject, held_out, num)
+        values, settings = values | bits, settings | bits_of
+    return values, settings
+
+
+def look_at_worst(subject: Subject, drawn: Drawn, comparison: Comparison, path: Path) -> dict[str, Any]:
+    """Write the picture of the samples that the classifier is least sure of, and return what it says.
+
+    Args:
+        subject: whose samples they are.
+        drawn: the samples, with the classifier's logits.
+        comparison: whose network is the classifier.
+        path: of the picture.
+    """
+    classes = FEATURES[comparison.feature].classes
+    assert drawn.logits is not None
+    assert classes is not None
+    labels = subject.labels.cpu() if subject.labels is not None else None
+    chosen, sure = least_sure(drawn.logits, labels)
+    write_png(worst_picture(torch.cat(drawn.images), drawn.logits, labels, classes), path)
+    return {"shown": len(chosen), "highest": sure.max().item(), "asked": labels is not None}
 
 
 def look_at_neighbours(

@@ -1,4 +1,4 @@
-r"""Generated images against real ones, in features: four measures, each by the library that has it.
+r"""Generated images against real ones, in features: four measures, each by the library that has it, and one of our own.
 
 - Fréchet distance ``fid`` (Heusel et al. 2017, arXiv:1706.08500), between the Gaussians of both sets: torchmetrics.
 - Kernel distance ``kid`` (Bińkowski et al. 2018, arXiv:1801.01401): the unbiased estimate of the squared maximum mean
@@ -10,23 +10,28 @@ r"""Generated images against real ones, in features: four measures, each by the 
   within the real ones' manifold, and of the real ones within the generated ones': torch-fidelity. A set's manifold is
   the union of balls around its features, each reaching to the k-th nearest other one; as in the paper, k is 3, and both
   sets are of one size.
+- Agreement, the part of the generated images that a classifier takes for what was asked for, and the part that it can
+  read at all, each with its standard error: `diffusion_lightning.metrics.agreement`. It needs logits of the very
+  classes that were asked for.
 
 Values depend on the features and on the number of images, so both belong in their names: `metric_name`.
 """
 
+import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from diffusion_lightning.metrics.agreement import Agreement, tally
 from diffusion_lightning.metrics.reference import Moments, Reference
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.randomness import draw_some
 
-MetricName = Literal["fid", "kid", "is", "precision_recall"]
+MetricName = Literal["fid", "kid", "is", "precision_recall", "agreement"]
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 IS_SPLITS, LEAST_FOR_SPLITS = 10, 1000
@@ -39,7 +44,7 @@ class Scores:
 
     Attributes:
         values: ``fid``, ``kid``, ``kid_std`` (over subsets), ``is``, ``is_std`` (over splits), ``precision``,
-            ``recall``; those that were asked for.
+            ``recall``, ``agreement``, ``agreement_error``, ``legible``, ``legible_error``; those that were asked for.
         settings: by metric, what else decides its value.
     """
 
@@ -63,9 +68,26 @@ def metric_name(metric: str, feature: str, num: int) -> str:
     return f"{metric}/{feature}@{num}"
 
 
-def possible_metrics(network: nn.Module, has_features: bool) -> tuple[MetricName, ...]:
-    """Those of all metrics that a feature network allows and a reference, with features or with moments alone."""
-    allowed = {"fid": True, "kid": has_features, "is": hasattr(network, "logits"), "precision_recall": has_features}
+def is_spread(name: str, names: Container[str]) -> bool:
+    """Whether a value is the spread or the error of one of these, as ``"kid_std/mnist@9"`` is of ``"kid/mnist@9"``."""
+    return (of := re.sub(r"^(\w+)_(?:std|error)(?=[/@])", r"\1", name)) != name and of in names
+
+
+def possible_metrics(network: nn.Module, has_features: bool, reads_classes: bool = False) -> tuple[MetricName, ...]:
+    """Those of all metrics that a feature network allows and a reference, with features or with moments alone.
+
+    Args:
+        network: of the features.
+        has_features: whether the reference has them.
+        reads_classes: whether the network's logits are of the samples' classes.
+    """
+    allowed = {
+        "fid": True,
+        "kid": has_features,
+        "is": hasattr(network, "logits"),
+        "precision_recall": has_features,
+        "agreement": reads_classes,
+    }
     return tuple(name for name in get_args(MetricName) if allowed[name])
 
 
@@ -75,6 +97,7 @@ def evaluate(
     metrics: Iterable[MetricName],
     *,
     logits: Tensor | None = None,
+    labels: Tensor | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Scores:
@@ -82,9 +105,10 @@ def evaluate(
 
     Args:
         features: of the generated images, ``(N, F)``, by `extract_features`.
-        reference: the real ones', of the same feature network; not needed for ``is``.
+        reference: the real ones', of the same feature network; not needed for ``is`` and ``agreement``.
         metrics: which; see the module's beginning.
-        logits: of the generated images, ``(N, K)``; needed for ``is`` alone.
+        logits: of the generated images, ``(N, K)``; needed for ``is`` and ``agreement`` alone.
+        labels: the classes that were asked for, ``(N,)``, for ``agreement``; None if none were.
         seed: decides the subsets and splits.
         progress: show a bar.
 
@@ -121,6 +145,11 @@ def evaluate(
                     precision, recall = precision_recall(_some(features, size, seed), _some(real, size, seed), k)
                     scores.values |= {"precision": precision, "recall": recall}
                     scores.settings["precision_recall"] = {"neighbours": k, "images": size}
+                case "agreement":
+                    if logits is None:
+                        raise ValueError("metrics: agreement needs a classifier's logits")
+                    found = Agreement.of(tally(logits, labels), asked=labels is not None)
+                    scores.values |= found.shares | found.errors
                 case _:
                     raise ValueError(f"metrics: {metric!r} is none of {', '.join(get_args(MetricName))}")
             bar.update()

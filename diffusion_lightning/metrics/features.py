@@ -15,7 +15,7 @@ table of their names: what options of commands and callbacks take, and what resu
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -220,6 +220,7 @@ class Feature:
         takes_weights: whether its weights are downloaded, or a local file of them, and do not come with the package.
         suits: the shape (C, H, W) of examples that get these features where none are named.
         is_published: whether statistics of F features, which do not say of which network, are taken to be of this one.
+        classes: the names of the classes that its ``logits(features)`` are of, if data can have those very classes.
     """
 
     build: Callable[[str | None], nn.Module]
@@ -227,6 +228,7 @@ class Feature:
     takes_weights: bool = False
     suits: tuple[int, int, int] | None = None
     is_published: bool = False
+    classes: tuple[str, ...] | None = None
 
 
 FEATURES = {
@@ -234,7 +236,9 @@ FEATURES = {
     "inception_tf1": Feature(
         lambda weights: InceptionFeatures(weights, antialias=False), 2048, takes_weights=True, is_published=True
     ),
-    "mnist": Feature(lambda weights: DigitFeatures(), 128, suits=(1, 28, 28), is_published=True),
+    "mnist": Feature(
+        lambda weights: DigitFeatures(), 128, suits=(1, 28, 28), is_published=True, classes=tuple("0123456789")
+    ),
 }
 """All feature networks by their names. A new one is one more entry here, and nothing else."""
 
@@ -258,6 +262,18 @@ def published_feature(num_features: int) -> FeatureName | None:
     """The network of which published statistics of so many features are, None if there is none."""
     names = (name for name, each in FEATURES.items() if each.is_published and each.num_features == num_features)
     return next(names, None)
+
+
+def reads_classes(feature: FeatureName | nn.Module, class_names: Sequence[str] | None, num_classes: int | None) -> bool:
+    """Whether the classes that a feature network tells apart are those of a model's samples.
+
+    Args:
+        feature: a name in `FEATURES`; of a module it is not known.
+        class_names: of the data that the model was trained on, None if they have none.
+        num_classes: how many the model is told of; None or 0 if it has no classes.
+    """
+    classes = None if isinstance(feature, nn.Module) else FEATURES[feature].classes
+    return classes is not None and classes == tuple(class_names or ()) and num_classes in (None, 0, len(classes))
 
 
 def build_features(feature: FeatureName | nn.Module, weights: str | None = None) -> tuple[str, nn.Module]:

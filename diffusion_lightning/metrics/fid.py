@@ -133,7 +133,7 @@ class ReferenceFID:
     def _sums(self, images: Iterable[Tensor], bar: tqdm | None = None) -> list[Tensor]:
         total, products, count = self._nothing()
         for batch in images:
-            features = self._features(batch).double()
+            features = self._features(batch).to(self.metric.device).double()
             total += features.sum(dim=0)
             products += features.t().mm(features)
             count += len(features)
@@ -143,8 +143,8 @@ class ReferenceFID:
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
-        """Those of a batch, where they are summed up."""
-        return self.features(images.to(self._device)).reshape(len(images), -1).to(self.metric.device)
+        """Those of a batch, where the network is."""
+        return self.features(images.to(self._device)).reshape(len(images), -1)
 
     def _nothing(self) -> list[Tensor]:
         return [torch.zeros_like(getattr(self.metric, name)) for name in SUMS]
@@ -199,9 +199,11 @@ class ReferenceFID:
         self.metric.real_features_cov_sum = (covariance + 2 * torch.outer(mean, mean)).double().to(device)
         self.metric.real_features_num_samples = torch.tensor(2, device=device)
 
-    def update(self, images: Tensor) -> None:
-        """Add generated images, uint8 ``(B, C, H, W)``."""
-        self.metric.update(self._features(images), real=False)
+    def update(self, images: Tensor) -> Tensor:
+        """Add generated images, uint8 ``(B, C, H, W)``; returns their features ``(B, F)``, where the network is."""
+        features = self._features(images)
+        self.metric.update(features.to(self.metric.device), real=False)
+        return features
 
     def compute(self) -> float:
         """The FID of all images added by all processes; every process must call it. Forgets them, not the reference."""

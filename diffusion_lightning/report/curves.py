@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diffusion_lightning.metrics.evaluation import is_spread
 from diffusion_lightning.report.run import Run, Series
 from diffusion_lightning.report.units import number, plain
 
@@ -207,6 +208,8 @@ def _is_shown(metric: str, runs: Sequence[Run]) -> bool:
     if metric == "perf/examples_per_s_rank":  # of a single process, it is that of all
         of_all = [value for run in runs for _, value in _finite(run.series("perf/examples_per_s"))]
         return len(values) != len(of_all) or not all(map(_nearly, values, of_all))
+    if any(is_spread(metric, run.metrics) for run in runs):
+        return False
     return bool(values) and not metric.startswith("time/")
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diffusion_lightning.callbacks.performance import PARTS
+from diffusion_lightning.metrics.evaluation import is_spread
 from diffusion_lightning.report.run import Run
 
 COURSE = ("perf/", "time/", "train/lr", "train/loss_step", "train/gradient_norm", "train/ema_decay", "train/skipped_")
 """How the names begin of what tells of the training's course, and is no result."""
 
 SMALL = {"loss", "fid", "kid", "wasserstein", "bits", "nll", "error"}
-LARGE = {"is", "accuracy", "precision", "recall", "density", "coverage"}
+LARGE = {"is", "accuracy", "agreement", "legible", "precision", "recall", "density", "coverage"}
 """Words of metrics that are better the smaller, or the larger, they are."""
 
 
@@ -42,7 +43,7 @@ def results(run: Run) -> dict[str, Result]:
     found = {}
     for name in run.metrics:
         rows = [row for row in run.rows if math.isfinite(row.get(name, math.nan))]
-        if rows and not name.startswith(COURSE):
+        if rows and not name.startswith(COURSE) and not is_spread(name, run.metrics):
             sign = better(name)
             best = min(rows, key=lambda row: -sign * row[name]) if sign else None
             values = [row[name] for row in rows]

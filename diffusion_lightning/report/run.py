@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from diffusion_lightning.loggers.metrics_table import read_rows
+from diffusion_lightning.metrics.evaluation import is_spread
 from diffusion_lightning.report.origin import Origin, read_origin
 
 EPOCH_FILE = re.compile(r"epoch=(\d+)\.(png|gif)")
@@ -227,7 +228,7 @@ def _evaluations(path: Path, flaws: list[str]) -> list[Evaluation]:
                 metrics={
                     str(name): float(value)
                     for name, value in entry["metrics"].items()
-                    if not re.match(r"\w+_(std|error)[/@]", name)
+                    if not is_spread(name, entry["metrics"])
                 },
             )
             for entry in content.get("sweep", [content])

@@ -479,6 +479,78 @@ def process(world_size: int, rank: int) -> SimpleNamespace:
     )
 
 
+# ---- what a classifier reads in the samples of FID
+
+
+@pytest.fixture
+def real_samples(monkeypatch, digits):
+    """Samples are held-out digits, of the class that was asked for plus a shift; of no class the first ones."""
+
+    def draw(shift: int = 0) -> None:
+        places = [(digits[1].labels == digit).nonzero()[:, 0] for digit in range(10)]
+
+        def sample(self, sampler, num, labels, *args, **kwargs):
+            asked = range(num) if labels is None else [int(places[(c + shift) % 10][i]) for i, c in enumerate(labels)]
+            return digits[1].images[torch.tensor(asked)] / 127.5 - 1
+
+        monkeypatch.setattr(ScoreModule, "sample", sample)
+
+    return draw
+
+
+def read(trainer: Any) -> dict[str, float]:
+    """What was logged of that."""
+    names = ("agreement", "legible")
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(names)}
+
+
+def test_samples_that_are_real_digits_are_read_as_those_are(labelled, fit, short_data, real_samples, tmp_path):
+    real_samples()
+    callback = FIDCallback(num_samples=200, batch_size=100, cache=str(tmp_path))
+    trainer = fit(callback, module=labelled, data=short_data())
+    found, network, held_out = read(trainer), DigitFeatures(), short_data().held_out_images
+    logits = network.logits(network(held_out.images))
+    agree, legible = logits.argmax(1) == held_out.labels, logits.softmax(1).max(1).values >= 0.9
+    drawn = torch.cat([(held_out.labels == digit).nonzero()[digit:100:10, 0] for digit in range(10)])
+    p, q = (share[drawn].double().mean().item() for share in (agree, legible))
+    assert found == {
+        "agreement/mnist@200": pytest.approx(p),
+        "agreement_error/mnist@200": pytest.approx(math.sqrt(p * (1 - p) / 200)),
+        "agreement/mnist_real@1000": pytest.approx(agree.double().mean().item()),
+        "legible/mnist@200": pytest.approx(q),
+        "legible_error/mnist@200": pytest.approx(math.sqrt(q * (1 - q) / 200)),
+        "legible/mnist_real@1000": pytest.approx(legible.double().mean().item()),
+    }
+    assert min(found["agreement/mnist@200"], found["legible/mnist@200"]) > 0.97
+    (logged,) = (row for row in rows(fit.folder / "metrics.csv") if row["agreement/mnist@200"])
+    assert float(logged["legible/mnist@200"]) == pytest.approx(q)
+
+
+def test_samples_of_another_class_than_asked_for_do_not_agree_and_are_legible(
+    labelled, fit, short_data, real_samples, tmp_path
+):
+    real_samples(shift=1)
+    found = read(fit(FIDCallback(num_samples=100, cache=str(tmp_path)), module=labelled, data=short_data()))
+    assert found["agreement/mnist@100"] < 0.02
+    assert found["legible/mnist@100"] > 0.97
+
+
+def test_of_a_network_without_classes_legibility_alone(fit, short_data, real_samples, tmp_path):
+    real_samples()
+    found = read(fit(FIDCallback(num_samples=100, cache=str(tmp_path)), data=short_data()))
+    assert found.keys() == {"legible/mnist@100", "legible_error/mnist@100", "legible/mnist_real@1000"}
+    assert found["legible/mnist@100"] > 0.97
+
+
+@pytest.mark.parametrize("letters", [list("abcdefghij"), None])
+def test_nothing_is_read_of_other_classes_than_the_classifiers(labelled, fit, short_data, letters, tmp_path):
+    data = short_data()
+    data.class_names = letters
+    trainer = fit(FIDCallback(num_samples=20, cache=str(tmp_path)), module=labelled, data=data)
+    assert read(trainer) == {}
+    assert "fid/mnist@20" in trainer.callback_metrics
+
+
 # ---- samples that are not finite
 
 
@@ -507,6 +579,15 @@ def test_fid_of_a_sample_that_is_not_finite_is_nan(fit, short_data, broken, tmp_
     with pytest.warns(UserWarning, match=r"2 of 8 samples are not finite .* smaller learning rate.*; fid/patches@8 is"):
         trainer = fit(callback, data=short_data())
     assert math.isnan(trainer.callback_metrics["fid/patches@8"])
+
+
+def test_nothing_is_read_in_samples_that_are_not_finite(fit, short_data, broken, tmp_path):
+    with pytest.warns(UserWarning, match="1 of 8 samples are not finite"):
+        found = read(fit(FIDCallback(num_samples=8, cache=str(tmp_path)), data=short_data()))
+    real = found.pop("legible/mnist_real@1000")
+    assert real > 0.98
+    assert found.keys() == {"legible/mnist@8", "legible_error/mnist@8"}
+    assert all(map(math.isnan, found.values()))
 
 
 def test_pictures_mark_what_is_not_finite(fit, broken):

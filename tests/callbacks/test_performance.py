@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from functools import partial
@@ -370,6 +371,29 @@ def test_metrics_of_ones_own_are_in_the_summary(fit):
         ["test/mine", "2", "3", "2"],
         ["val/accuracy", "0.5", "0.9", "0.7"],
     ]
+
+
+class Read(Callback):
+    """What FIDCallback logs of a classifier, and an error that is of nothing else."""
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        share = [0.25, 0.75, 0.5][trainer.current_epoch]
+        names = ("agreement/mnist@9", "agreement_error/mnist@9", "legible/mnist@9", "my_error/x")
+        pl_module.log_dict(dict.fromkeys(names, share))
+        pl_module.log("agreement/mnist_real@20", 0.96875)
+
+
+def test_the_best_share_is_the_highest_and_that_of_real_images_stands_beside(fit):
+    run = fit(Read(), max_epochs=3)
+    assert [re.split("  +", line.strip()) for line in run.summary[-5:]] == [
+        ["share of samples", "best", "last", "of real images"],
+        ["agreement/mnist@9", "0.75", "0.5", "0.9688"],
+        ["legible/mnist@9", "0.75", "0.5"],
+        ["metric", "lowest", "highest", "last"],
+        ["my_error/x", "0.25", "0.75", "0.5"],
+    ]
+    run = fit(Read(), Own(*(f"many/{n:02}" for n in range(40))), max_epochs=3)
+    assert len(run.summary) + 7 <= 24  # as below
 
 
 def test_more_metrics_than_a_screen_has_are_counted(fit):

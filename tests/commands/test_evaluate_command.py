@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from diffusion_lightning import (
 )
 from diffusion_lightning.commands.sweep import label as label_of
 from diffusion_lightning.images import to_uint8
+from diffusion_lightning.metrics.agreement import Agreement, least_sure, tally
 from diffusion_lightning.metrics.features import DigitFeatures
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some
 from diffusion_lightning.training.checkpoint_file import KEY
@@ -101,7 +103,7 @@ def draw(sampler=None, num: int = 12, batch_size: int = 256, seed: int = 0) -> t
 def test_everything_about_a_checkpoint_of_a_run(here, capsys):
     done = results(capsys, "--num", "12", "--seed", "3", "--batch_size", "5", "--bits_per_dim", "4")
     assert done.folder == Path("run/evaluations/step=3_Heun-steps=2_num=12_seed=3_mnist_EmbeddedMNIST")
-    assert done.files == {"results.json", "results.md", "neighbours.png"}
+    assert done.files == {"results.json", "results.md", "neighbours.png", "worst.png"}
 
     network, data = DigitFeatures(), EmbeddedMNIST()
     data.setup()
@@ -109,8 +111,9 @@ def test_everything_about_a_checkpoint_of_a_run(here, capsys):
     expected = evaluate(
         features,
         Reference.of_images("x", data.fid_reference(), network, "x"),
-        ("fid", "kid", "is", "precision_recall"),
+        ("fid", "kid", "is", "precision_recall", "agreement"),
         logits=network.logits(features),
+        labels=torch.arange(12) % 10,
         seed=3,
     )
     assert sum(map(len, data.fid_reference())) == 9000
@@ -124,6 +127,10 @@ def test_everything_about_a_checkpoint_of_a_run(here, capsys):
         bits = bits_per_dim(module.denoiser, images, generator=generator, labels=labels).double()
     assert metrics.pop("bits_per_dim@4") == pytest.approx(bits.mean().item(), abs=1e-3)
     assert metrics.pop("bits_per_dim_error@4") == pytest.approx(bits.std().item() / 2, abs=1e-3)
+    held_out = data.held_out_images
+    of_real = Agreement.of(tally(network.logits(network(held_out.images)), held_out.labels), asked=True)
+    for name, value in (of_real.shares | of_real.errors).items():
+        assert metrics.pop(f"{name}/mnist_real@1000") == pytest.approx(value), name
     assert metrics == {}
 
     found = done.found
@@ -144,11 +151,16 @@ def test_everything_about_a_checkpoint_of_a_run(here, capsys):
     assert "bits_per_dim (held_out=4, of=1000, seed=3)" in done.out
     assert set(found["neighbours"]) == {"smallest_ratio", "copies", "usual_of", "features", "pixels"}
     assert found["neighbours"]["usual_of"] == 200
+    assert found["settings"]["agreement"] == {"held_out": 1000, "of": 1000, "seed": 3}
+    sure = least_sure(network.logits(features), torch.arange(12) % 10)[1]
+    assert found["worst"] == {"shown": 12, "highest": pytest.approx(sure.max().item(), rel=1e-3), "asked": True}
     assert "| fid/mnist@12 " in done.out
     assert "| sampler " in done.out
     assert done.out.split("Everything")[0].strip() in (done.folder / "results.md").read_text()
     with Image.open(done.folder / "neighbours.png") as picture:
         assert picture.size[0] > 300
+    with Image.open(done.folder / "worst.png") as picture:
+        assert picture.size == (800, 320)  # two rows of images, each with a caption, and a title
 
 
 @pytest.fixture
@@ -163,6 +175,29 @@ def drawn(monkeypatch) -> list[int]:
 
     monkeypatch.setattr(DrawsSamples, "sample", sample)
     return classes
+
+
+def test_nothing_is_read_where_the_model_has_other_classes_than_the_classifier(here, capsys):
+    path = Path("run/checkpoints/last.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint[KEY]["class_names"] = list("abcdefghij")
+    torch.save(checkpoint, path)
+    done = results(capsys, "--num", "4", "--metrics", "[fid, is]", "--neighbours", "0")
+    assert done.files == {"results.json", "results.md"}
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", *LAST, "--num", "4", "--metrics", "[agreement]"])
+    line = (
+        "metrics: agreement needs features of a classifier of the model's own classes, as mnist (0 1 2 3 4 5 6 7 8 9)"
+    )
+    assert f"lightning: error: {line}: leave it out" in capsys.readouterr().err
+
+
+def test_agreement_alone_needs_no_data(here, capsys):
+    shutil.move("run/checkpoints/last.ckpt", "lone.ckpt")
+    found = results(capsys, "--ckpt_path", "lone.ckpt", "--num", "4", "--metrics", "[agreement]")
+    names = {f"{name}/mnist@4" for name in ("agreement", "agreement_error", "legible", "legible_error")}
+    assert set(found.found["metrics"]) == names
+    assert found.files == {"results.json", "results.md", "worst.png"}
 
 
 def rewrite(path: Path, counts: list[int] | None) -> None:
@@ -218,9 +253,11 @@ def test_nothing_is_measured_of_samples_that_are_not_finite(here, capsys, monkey
         done = results(capsys, "--num", "12", "--batch_size", "5")
     assert done.found["not_finite"] == 3
     names = ("fid", "kid", "kid_std", "is", "precision", "recall")
-    assert set(done.found["metrics"]) == {f"{name}/mnist@12" for name in names}
-    assert all(math.isnan(value) for value in done.found["metrics"].values())
-    assert "| fid/mnist@12       | nan" in done.out
+    names += ("agreement", "agreement_error", "legible", "legible_error")
+    of_samples = {name: value for name, value in done.found["metrics"].items() if "_real@" not in name}
+    assert set(of_samples) == {f"{name}/mnist@12" for name in names}
+    assert all(math.isnan(value) for value in of_samples.values())
+    assert re.search(r"\| fid/mnist@12 +\| nan", done.out)
 
 
 def test_results_are_never_overwritten(here, capsys):
@@ -310,7 +347,8 @@ def test_an_exported_reference_gives_the_same_distance(here, capsys):
     assert moments.found["feature"] == "mnist"
     fid = "fid/mnist@6"
     assert moments.found["metrics"][fid] == pytest.approx(images.found["metrics"][fid], rel=1e-6)
-    assert {name.split("/")[0] for name in moments.found["metrics"]} == {"fid", "is"}
+    read = {"agreement", "agreement_error", "legible", "legible_error"}
+    assert {name.split("/")[0] for name in moments.found["metrics"]} == {"fid", "is", *read}
     with np.load("stats.npz") as arrays:
         assert (arrays["mu"].shape, arrays["sigma"].shape) == ((128,), (128, 128))
 
@@ -319,7 +357,9 @@ def test_features_of_others_give_all_metrics(here, capsys):
     real = DigitFeatures()(EmbeddedMNIST().held_out_images[list(range(50))][0])
     np.savez("score_sde.npz", pool_3=real.numpy(), logits=np.zeros((50, 10)))
     found = results(capsys, "--num", "6", "--reference", "score_sde.npz").found
-    assert {name.split("/")[0] for name in found["metrics"]} == {"fid", "kid", "kid_std", "is", "precision", "recall"}
+    read = {"agreement", "agreement_error", "legible", "legible_error"}
+    names = {name.split("/")[0] for name in found["metrics"]}
+    assert names == {"fid", "kid", "kid_std", "is", "precision", "recall", *read}
     features = DigitFeatures()(draw(num=6))
     expected = evaluate(features, Reference.read(Path("score_sde.npz")), ["fid"]).values["fid"]
     assert found["metrics"]["fid/mnist@6"] == pytest.approx(expected, rel=1e-4)

@@ -82,14 +82,18 @@ def test_what_is_no_number_is_never_the_best(tmp_path):
 
 
 def test_what_is_wrong_and_what_is_near_is_told(tmp_path):
-    near = {"smallest_ratio": 0.25, "copies": 3}
-    first = entry("a", 1, 3.0, neighbours=near)
+    near, worst = {"smallest_ratio": 0.25, "copies": 3}, {"shown": 64, "highest": 0.6789, "asked": True}
+    first = entry("a", 1, 3.0, neighbours=near, worst=worst)
     results = Results(is_sweep=True, entries=[first, entry("b", 2, 4.0, not_finite=6)], families=["a", "b"])
     header, _, *rows = table(results.markdown())
     assert header[-1] == "samples not finite"
     assert [row[-1] for row in rows] == ["0", "6"]
     assert "Copies of real images among the samples of a: 3." in results.markdown()
     assert "is 0.25; below 1/3" in results.markdown()
+    assert "The 64 samples of a that the classifier is least sure of: it gives what was asked for" in results.markdown()
+    assert "a probability of at most 0.68.\n\n![the samples" in results.markdown()
+    worst["asked"] = False
+    assert "it gives its likeliest class a probability" in results.markdown()
 
 
 def test_folders_are_numbered(tmp_path):

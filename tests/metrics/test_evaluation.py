@@ -9,6 +9,7 @@ from diffusion_lightning import Reference, evaluate
 from diffusion_lightning.metrics.evaluation import (
     frechet_distance,
     inception_score,
+    is_spread,
     kernel_distance,
     metric_name,
     possible_metrics,
@@ -180,6 +181,13 @@ def test_all_at_once_and_what_they_depend_on():
     assert set(scores.values) == {"fid", "kid", "kid_std", "is", "precision", "recall"}
 
 
+def test_agreement_with_what_was_asked_for():
+    logits = 9 * torch.eye(3)[[0, 1, 2, 2]]
+    found = evaluate(normal(4, 2, 0), None, ["agreement"], logits=logits, labels=torch.tensor([0, 1, 1, 1]))
+    assert found.values == {"agreement": 0.5, "agreement_error": 0.25, "legible": 1, "legible_error": 0}
+    assert evaluate(normal(4, 2, 0), None, ["agreement"], logits=logits).values == {"legible": 1, "legible_error": 0}
+
+
 def test_many_images_are_split_for_the_inception_score():
     scores = evaluate(normal(1000, 2, 0), None, ["is"], logits=normal(1000, 3, 0))
     assert scores.settings == {"is": {"splits": 10}}
@@ -211,7 +219,9 @@ def test_what_is_missing_is_named():
         evaluate(fake, None, ["fid"])
     with pytest.raises(ValueError, match="metrics: is needs a classifier's logits"):
         evaluate(fake, moments, ["is"])
-    with pytest.raises(ValueError, match="metrics: 'fdi' is none of fid, kid, is, precision_recall"):
+    with pytest.raises(ValueError, match="metrics: agreement needs a classifier's logits"):
+        evaluate(fake, moments, ["agreement"])
+    with pytest.raises(ValueError, match="metrics: 'fdi' is none of fid, kid, is, precision_recall, agreement"):
         evaluate(fake, moments, ["fdi"])
     with pytest.raises(ValueError, match=r"features have shape \(1, 3\): must be \(N, F\), N at least 2"):
         evaluate(fake[:1], moments, ["fid"])
@@ -221,7 +231,19 @@ def test_what_features_allow():
     assert possible_metrics(DigitFeatures(), has_features=True) == ("fid", "kid", "is", "precision_recall")
     assert possible_metrics(DigitFeatures(), has_features=False) == ("fid", "is")
     assert possible_metrics(nn.Identity(), has_features=True) == ("fid", "kid", "precision_recall")
+    assert possible_metrics(DigitFeatures(), has_features=False, reads_classes=True) == ("fid", "is", "agreement")
 
 
 def test_names():
     assert metric_name("fid", "mnist", 10_000) == "fid/mnist@10000"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *(("kid_std/mnist@9", True), ("bits_per_dim_error@4", True)),
+        *(("kid_std/mnist@8", False), ("kid/mnist@9", False), ("my_error/x", False), ("val/top_error/x", False)),
+    ],
+)
+def test_a_spread_is_one_of_another_value(name, expected):
+    assert is_spread(name, {"kid/mnist@9", "bits_per_dim@4", "val/top/x"}) is expected

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion_lightning import EmbeddedMNIST
 from diffusion_lightning.metrics.features import (
     DIGIT_WEIGHTS,
     FEATURES,
@@ -24,6 +25,7 @@ from diffusion_lightning.metrics.features import (
     build_features,
     fingerprint,
     published_feature,
+    reads_classes,
 )
 
 
@@ -413,6 +415,7 @@ def test_wrong_names() -> None:
 
 def test_the_table_says_what_is_so() -> None:
     assert FEATURES["mnist"].num_features == DigitFeatures.num_features
+    assert FEATURES["mnist"].classes == tuple(EmbeddedMNIST.class_names or ())
     assert FEATURES["inception"].num_features == FEATURES["inception_tf1"].num_features
     assert FEATURES["inception"].num_features == InceptionFeatures.num_features
 
@@ -423,6 +426,23 @@ def test_the_shape_chooses_the_features_and_their_number_those_of_published_stat
     assert published_feature(128) == "mnist"
     assert published_feature(2048) == "inception_tf1"
     assert published_feature(7) is None
+
+
+@pytest.mark.parametrize(
+    ("feature", "names", "num_classes", "expected"),
+    [
+        *(("mnist", list("0123456789"), number, True) for number in (10, None, 0)),
+        ("mnist", list("0123456789"), 11, False),
+        ("mnist", list("9876543210"), 10, False),
+        ("mnist", list("012345678"), 9, False),
+        ("mnist", None, 10, False),
+        ("inception", list("0123456789"), 10, False),
+        ("inception_tf1", None, None, False),
+        (DigitFeatures(), list("0123456789"), 10, False),
+    ],
+)
+def test_which_features_are_of_a_classifier_of_the_datas_classes(feature, names, num_classes, expected) -> None:
+    assert reads_classes(feature, names, num_classes) is expected
 
 
 def test_a_new_entry_is_chosen_by_name_shape_and_number(monkeypatch: pytest.MonkeyPatch) -> None:

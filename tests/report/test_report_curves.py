@@ -155,6 +155,12 @@ def test_other_metrics_by_their_family():
     }
 
 
+def test_errors_of_others_have_no_chart_and_real_images_are_beside_samples():
+    names = ("agreement/a@9", "agreement/a_real@20", "agreement_error/a@9", "mine_error/x")
+    found = {"agreement": ["agreement/a@9", "agreement/a_real@20"], "mine error": ["mine_error/x"]}
+    assert shown(Run(".", rows=[{"step": 1, **dict.fromkeys(names, 0.5)}])) == found
+
+
 def test_of_several_runs_a_chart_for_each_metric_with_a_line_for_each_run_that_has_it():
     few = [{"step": 4, "val/loss": 1.0}, {"step": 9, "fid/mnist@50": math.nan}]
     found = shown(Run(".", rows=course()), Run(".", rows=few), Run("."))

@@ -45,9 +45,17 @@ def test_the_course_of_training_is_no_result():
     assert list(results(Run(".", rows=course()))) == ["fid/mnist@50", "train/loss_epoch", "val/loss"]
 
 
+def test_the_error_of_another_is_no_result():
+    rows = [{"step": 1, "agreement/a@9": 0.5, "agreement_error/a@9": 0.1, "own_error/x": 1.0}]
+    assert list(results(Run(".", rows=rows))) == ["agreement/a@9", "own_error/x"]
+
+
 @pytest.mark.parametrize(
     ("metric", "sign"),
-    [("val/loss", -1), ("fid/mnist@1000", -1), ("sliced_wasserstein@1000", -1), ("recall", 1), ("glossy", 0), ("x", 0)],
+    [
+        *(("val/loss", -1), ("fid/mnist@1000", -1), ("sliced_wasserstein@1000", -1)),
+        *(("recall", 1), ("agreement/mnist@1000", 1), ("legible/mnist@1000", 1), ("glossy", 0), ("x", 0)),
+    ],
 )
 def test_which_way_is_better(metric, sign):
     assert better(metric) == sign
