@@ -1,6 +1,4 @@
-"""What is computed on a CUDA device equals the CPU's within the rounding of float32, from the same weights and draws."""
-
-from functools import partial
+"""What a CUDA device computes is what the CPU does from the same weights and draws, within the rounding of float32."""
 
 import pytest
 import torch
@@ -73,19 +71,15 @@ def mixture(sde: object) -> GaussianMixtureDenoiser:
 def test_draws_by_counters(device, close):
     words = [philox([torch.full((5,), n, device=at) for n in (1, 2, 3, 4)], 2**40 + 7) for at in (device, "cpu")]
     assert all(torch.equal(one.cpu(), other) for one, other in zip(*words, strict=True))
-    close(
-        normal_rows(7, torch.arange(64, device=device), (3, 32, 32)),
-        normal_rows(7, torch.arange(64), (3, 32, 32)),
-        within=1e-5,
-    )
+    on_device, on_cpu = (normal_rows(7, torch.arange(64, device=at), (3, 32, 32)) for at in (device, "cpu"))
+    close(on_device, on_cpu, within=1e-5)
 
 
 def test_training_steps(device, close):
     objective = DenoisingScoreMatching("karras", reduction="mean")
     x, labels = normal(8, 1, 16, 16), torch.arange(8) % 3
-    seen = {}
+    seen = []
     for at in (torch.device("cpu"), device):
-        # a list for each: on the CPU's side the network must not be the other's
         network = unet().to(at)
         denoiser = NetworkDenoiser(network, KarrasSDE(), KarrasPreconditioning())
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
@@ -100,18 +94,18 @@ def test_training_steps(device, close):
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             ema.update(kept=losses.isfinite().all())
-        seen[at] = [*made, *network.parameters(), *ema.shadow_params]
-    by_cpu, by_device = seen.values() if len(seen) == 2 else list(seen.values()) * 2
-    close(by_device, by_cpu, within=2e-4)
+        seen.append([*made, *network.parameters(), *ema.shadow_params])
+    close(seen[1], seen[0], within=2e-4)
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), DiscreteVPSDE(100)], ids=lambda sde: type(sde).__name__)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers(name, sde, device, close):
-    sampler, x_T = SAMPLERS[name], normal(64, 3)
-    draw = partial(sampler, mixture(sde), x_T.shape, x_T=x_T, generator=torch.Generator().manual_seed(0))
-    expected = draw()
-    found = sampler(mixture(sde).to(device), x_T.shape, x_T=x_T.to(device), generator=torch.Generator().manual_seed(0))
+    x_T = normal(64, 3)
+    expected, found = (
+        SAMPLERS[name](mixture(sde).to(at), x_T.shape, x_T=x_T.to(at), generator=torch.Generator().manual_seed(0))
+        for at in ("cpu", device)
+    )
     close(found, expected, within=1e-3 if name == "dopri5" else 2e-4)
 
 
