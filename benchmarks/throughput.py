@@ -8,8 +8,9 @@ same recipe in a bare PyTorch loop, diffusers' U-Net of equal depth and weights 
 benchmarks/systems, each as its own documentation recommends. Every block is compared with the one of ours just before
 it. Of the same fit come the share of a step that the EMA takes, that of waiting for data, and how much of the device's
 measured matrix rate is reached. A second process lets variants of the bare loop take turns: float32, bf16, a compiled
-network, activation checkpointing. Their memory is by how much their steps raise the peak of a process of its own; on a
-GPU, of what PyTorch allocates: activations, gradients and the optimizer's state.
+network, activation checkpointing, channels last in memory, and cuDNN's algorithms chosen by trial. Their memory is by
+how much their steps raise the peak of a process of its own; on a GPU, of what PyTorch allocates: activations, gradients
+and the optimizer's state.
 
 ``--recipe cifar10`` is configs/cifar10.yaml as a GPU takes it best: bf16, compiled, a fused optimizer, the images
 (noise) on the device; beside it the bare loop, and diffusers' equal U-Net. ``--shrink 8`` divides our channels and
@@ -21,6 +22,7 @@ import json
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,7 @@ PACKAGES = {
     "azula": "azula",
 }
 
-VARIANTS = ("float32", "bf16", "compiled", "checkpointing")
+VARIANTS = ("float32", "bf16", "compiled", "checkpointing", "channels_last", "autotuned")
 
 
 def contest(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -80,13 +82,14 @@ def vary(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]
     trainings, first_step = {}, {}
     for name in tqdm(options.variants, desc="first steps", unit="variant"):
         loop = _variant(name, options, folder)
+        step = partial(_step, loop, name == "autotuned")
         began = time.perf_counter()
-        loop.step()
+        step()
         synchronize(device)
         first_step[name] = time.perf_counter() - began
         for _ in range(WARM_UP):
-            loop.step()
-        trainings[name] = Training(loop.step, loop.batch_size, sum(p.numel() for p in loop.parameters), name)
+            step()
+        trainings[name] = Training(step, loop.batch_size, sum(p.numel() for p in loop.parameters), name)
     rates: dict[str, list[float]] = {name: [] for name in trainings}
     with tqdm(total=options.rounds * len(trainings), desc="variants in turn", unit="block") as bar:
         for _ in range(options.rounds):
@@ -110,7 +113,7 @@ def memory(name: str, options: argparse.Namespace, folder: Path) -> float:
     loop = _variant(name, options, folder)
     before = peak_memory_gb(device) or 0.0
     for _ in range(WARM_UP):
-        loop.step()
+        _step(loop, name == "autotuned")
     synchronize(device)
     return (peak_memory_gb(device) or 0.0) - before
 
@@ -120,10 +123,17 @@ def _variant(name: str, options: argparse.Namespace, folder: Path) -> BareLoop:
     if name == "checkpointing":
         given.append("--model.network.init_args.checkpointing=true")
     module, data = build(given)
+    if name == "channels_last":  # in which the weights are, a convolution's output is
+        module.network.to(memory_format=torch.channels_last)
     precision = name if name in ("float32", "bf16") else options.precision
     return BareLoop(
         module, data, module.network, torch.device(options.device), precision == "bf16", compile=name == "compiled"
     )
+
+
+def _step(loop: BareLoop, autotune: bool) -> None:
+    torch.backends.cudnn.benchmark = autotune
+    loop.step()
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -221,7 +231,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--recipe", choices=RECIPES, default="mnist")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--systems", help="names, by commas; all that go with the recipe if left out, '' for none")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="names, by commas; '' for none")
+    parser.add_argument("--variants", help="names, by commas; all that go with the device if left out, '' for none")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="compile nothing")
     parser.add_argument("--root", default="data", help="folder of MNIST in torchvision's layout")
     parser.add_argument("--threads", type=int, default=2)
@@ -229,11 +239,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=6, help="blocks of each")
     parser.add_argument("--shrink", type=int, default=1, help="divide channels and batch by this")
     parser.add_argument("--batch_size", type=int, help=f"images per step of ours; {BATCH_SIZE} if left out")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     choices = CHOICES[options.recipe]
     options.systems = list(choices) if options.systems is None else _names(options.systems)
-    options.variants = _names(options.variants)
-    for option, known in (("systems", choices), ("variants", VARIANTS)):
+    fitting = [name for name in VARIANTS if name != "autotuned" or options.device == "cuda"]  # cuDNN is a GPU's
+    options.variants = fitting if options.variants is None else _names(options.variants)
+    for option, known in (("systems", choices), ("variants", fitting)):
         if unknown := [name for name in getattr(options, option) if name not in known]:
             parser.error(f"--{option}: {', '.join(unknown)}: with --recipe {options.recipe}, among {', '.join(known)}")
     if missing := [name for name in options.systems if name in PACKAGES and find_spec(PACKAGES[name]) is None]:
@@ -277,8 +289,8 @@ def main() -> None:
         "variants": varied,
     }
     name = f"throughput_{options.recipe}_{options.device}" + "_small" * (options.shrink > 1)
-    write(name, results, page(results))
-    plot(results, RESULTS / f"{name}.png")
+    write(name, results, page(results), options.output)
+    plot(results, options.output / f"{name}.png")
 
 
 if __name__ == "__main__":
