@@ -44,18 +44,18 @@ part() {
 fit=(fit --config configs/cifar10.yaml --config configs/overlays/gpu.yaml --data card_data.Pictures
     --trainer.logger null --trainer.callbacks null --trainer.default_root_dir "$work/run" --trainer.num_sanity_val_steps 0)
 if [ "$device" = cuda ]; then
-    part tests 110 "$python" -m pytest -m cuda -n 0 -p no:cacheprovider --junitxml "$work/tests.xml" tests/cuda
+    part tests 100 "$python" -m pytest -m cuda -n 0 -p no:cacheprovider --junitxml "$work/tests.xml" tests/cuda
     part throughput 220 "$python" benchmarks/throughput.py --recipe cifar10 --device cuda --batch_size 256 \
-        --seconds 1 --rounds 3 --variants bf16,channels_last,autotuned --threads 8 --systems "$equal" --output "$work"
-    part training 130 "$python" -m diffusion_lightning "${fit[@]}" --trainer.max_time 00:00:01:40 --trainer.max_epochs 24
-    part grid 40 "$python" -m diffusion_lightning sample --ckpt_path "$work/run/cifar10" --num 100 --output "$output/samples.png"
+        --seconds 1 --rounds 3 --variants bf16,compiled,channels_last,autotuned --threads 8 --systems "$equal" --output "$work"
+    part training 125 "$python" -m diffusion_lightning "${fit[@]}" --trainer.max_time 00:00:01:30 --trainer.max_epochs 32
+    part grid 35 "$python" -m diffusion_lightning sample --ckpt_path "$work/run/cifar10" --num 100 --output "$output/samples.png"
 else
     export CUDA_TESTS_ON=cpu
     toy=(--trainer.accelerator cpu --model.network.init_args.channels '[8, 16]' --model.network.init_args.embed_dim 16
         --data.init_args.batch_size 32 --model.sampler.init_args.steps 3 --trainer.log_every_n_steps 5)
     part tests 150 "$python" -m pytest -m cuda -n 0 -p no:cacheprovider --junitxml "$work/tests.xml" tests/cuda
     part throughput 120 "$python" benchmarks/throughput.py --recipe cifar10 --no-compile --shrink 16 \
-        --seconds 0.5 --rounds 1 --variants channels_last --systems "$equal" --output "$work"
+        --seconds 0.5 --rounds 1 --threads 1 --variants channels_last --systems "$equal" --output "$work"
     part training 90 "$python" -m diffusion_lightning "${fit[@]}" "${toy[@]}" --trainer.max_time 00:00:00:15
     part grid 60 "$python" -m diffusion_lightning sample --ckpt_path "$work/run/cifar10" --num 16 --output "$output/samples.png"
 fi

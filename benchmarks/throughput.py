@@ -9,8 +9,8 @@ benchmarks/systems, each as its own documentation recommends. Every block is com
 it. Of the same fit come the share of a step that the EMA takes, that of waiting for data, and how much of the device's
 measured matrix rate is reached. A second process lets variants of the bare loop take turns: float32, bf16, a compiled
 network, activation checkpointing, channels last in memory, and cuDNN's algorithms chosen by trial. Their memory is by
-how much their steps raise the peak of a process of its own; on a GPU, of what PyTorch allocates: activations, gradients
-and the optimizer's state.
+how much their steps raise the peak: of a process of its own, on a GPU of what PyTorch allocates there, activations,
+gradients and the optimizer's state.
 
 ``--recipe cifar10`` is configs/cifar10.yaml as a GPU takes it best: bf16, compiled, a fused optimizer, the images
 (noise) on the device; beside it the bare loop, and diffusers' equal U-Net. ``--shrink 8`` divides our channels and
@@ -79,16 +79,18 @@ def vary(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]
     """The variants in turn; the first one is that which the others are compared with."""
     _prepare(options)
     device = torch.device(options.device)
-    trainings, first_step = {}, {}
+    trainings, first_step, raised = {}, {}, {}
     for name in tqdm(options.variants, desc="first steps", unit="variant"):
         loop = _variant(name, options, folder)
         step = partial(_step, loop, name == "autotuned")
+        before = _only_now(device)
         began = time.perf_counter()
         step()
         synchronize(device)
         first_step[name] = time.perf_counter() - began
         for _ in range(WARM_UP):
             step()
+        raised[name] = None if before is None else (peak_memory_gb(device) or 0.0) - before
         trainings[name] = Training(step, loop.batch_size, sum(p.numel() for p in loop.parameters), name)
     rates: dict[str, list[float]] = {name: [] for name in trainings}
     with tqdm(total=options.rounds * len(trainings), desc="variants in turn", unit="block") as bar:
@@ -101,9 +103,18 @@ def vary(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]
             "images_per_s": quartiles(rates[name]),
             "over_first": quartiles([a / b for a, b in zip(rates[name], rates[options.variants[0]], strict=True)]),
             "first_step_seconds": first_step[name],
+            "memory_gb": raised[name],
         }
         for name in trainings
     }
+
+
+def _only_now(device: torch.device) -> float | None:
+    """Begin to look for the peak anew, and say where it begins; None on a CPU, where it is the process's for ever."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device) / 1e9
 
 
 def memory(name: str, options: argparse.Namespace, folder: Path) -> float:
@@ -274,10 +285,10 @@ def main() -> None:
         folder = Path(scratch)
         contested = alone(contest, options, folder)
         varied = alone(vary, options, folder) if options.variants else {}
-        for name in tqdm(varied, desc="memory of variants", unit="variant", disable=not varied):
-            # on a CPU the compiler's own memory would be in it
-            is_known = name != "compiled" or options.device == "cuda"
-            varied[name]["memory_gb"] = alone(memory, name, options, folder) if is_known else None
+        # a compiler's own memory would be in it
+        open_ones = [name for name in varied if varied[name]["memory_gb"] is None and name != "compiled"]
+        for name in tqdm(open_ones, desc="memory of variants", unit="variant", disable=not open_ones):
+            varied[name]["memory_gb"] = alone(memory, name, options, folder)
     systems = compare(contested)
     measured = ("ema_share", "waiting_share", "flop_per_image", "matrix_rate", "machine")
     results = {
