@@ -5,6 +5,7 @@ on ``meta``. ``ProbabilityFlowODE`` is not here: an adaptive solver must read it
 """
 
 from collections.abc import Iterator
+from inspect import isabstract
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from diffusion_lightning import (
     DDIM,
     DDPM,
     MLP,
+    SDE,
     VESDE,
     VPSDE,
     AncestralPredictor,
@@ -46,6 +48,8 @@ from diffusion_lightning import (
     UNet,
     UniformTimes,
     VelocityPrediction,
+    samplers,
+    sde,
 )
 from diffusion_lightning.data.augmentation import Transformations
 from diffusion_lightning.data.tensor_images import TensorImages, normalize
@@ -137,6 +141,16 @@ def test_processes(sde, cuda):
     ]
     assert {value.device.type for value in made} == {"cuda"}
     assert cuda.copies == 0
+
+
+def test_no_process_and_no_sampler_is_left_out():
+    for base, tried in ((sde, map(type, SDES)), (samplers, (type(make(1)) for make in SAMPLERS.values()))):
+        public = {name for name, kind in vars(base).items() if is_concrete(kind) and not name.startswith("_")}
+        assert public == {kind.__name__ for kind in tried} | ({"ProbabilityFlowODE"} if base is samplers else set())
+
+
+def is_concrete(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, (SDE, samplers.Sampler)) and not isabstract(kind)
 
 
 @pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
