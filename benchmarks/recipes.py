@@ -54,7 +54,7 @@ def arguments(
     trainer = {
         "accelerator": "gpu" if device == "cuda" else "cpu",
         "devices": 1,
-        "max_epochs": -1,
+        "max_epochs": 1_000_000,  # without an end: but a schedule that follows the run's length must know one
         "limit_val_batches": 0,
         "logger": "false",
         "callbacks": "[]",

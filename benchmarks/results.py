@@ -55,9 +55,9 @@ def read(name: str) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def write(name: str, data: Mapping[str, Any], text: str) -> None:
-    """Leave the figures and the page that shows them; the page is printed too."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(text + "\n")
+def write(name: str, data: Mapping[str, Any], text: str, folder: Path = RESULTS) -> None:
+    """Leave the figures and the page that shows them in a folder; the page is printed too."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(text + "\n")
     print(text)

@@ -8,8 +8,9 @@ same recipe in a bare PyTorch loop, diffusers' U-Net of equal depth and weights 
 benchmarks/systems, each as its own documentation recommends. Every block is compared with the one of ours just before
 it. Of the same fit come the share of a step that the EMA takes, that of waiting for data, and how much of the device's
 measured matrix rate is reached. A second process lets variants of the bare loop take turns: float32, bf16, a compiled
-network, activation checkpointing. Their memory is by how much their steps raise the peak of a process of its own; on a
-GPU, of what PyTorch allocates: activations, gradients and the optimizer's state.
+network, activation checkpointing, channels last in memory, and cuDNN's algorithms chosen by trial. Their memory is by
+how much their steps raise the peak: of a process of its own, on a GPU of what PyTorch allocates there, activations,
+gradients and the optimizer's state.
 
 ``--recipe cifar10`` is configs/cifar10.yaml as a GPU takes it best: bf16, compiled, a fused optimizer, the images
 (noise) on the device; beside it the bare loop, and diffusers' equal U-Net. ``--shrink 8`` divides our channels and
@@ -21,6 +22,7 @@ import json
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,7 @@ PACKAGES = {
     "azula": "azula",
 }
 
-VARIANTS = ("float32", "bf16", "compiled", "checkpointing")
+VARIANTS = ("float32", "bf16", "compiled", "checkpointing", "channels_last", "autotuned")
 
 
 def contest(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -77,16 +79,19 @@ def vary(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]
     """The variants in turn; the first one is that which the others are compared with."""
     _prepare(options)
     device = torch.device(options.device)
-    trainings, first_step = {}, {}
+    trainings, first_step, raised = {}, {}, {}
     for name in tqdm(options.variants, desc="first steps", unit="variant"):
         loop = _variant(name, options, folder)
+        step = partial(_step, loop, name == "autotuned")
+        before = _only_now(device)
         began = time.perf_counter()
-        loop.step()
+        step()
         synchronize(device)
         first_step[name] = time.perf_counter() - began
         for _ in range(WARM_UP):
-            loop.step()
-        trainings[name] = Training(loop.step, loop.batch_size, sum(p.numel() for p in loop.parameters), name)
+            step()
+        raised[name] = None if before is None else (peak_memory_gb(device) or 0.0) - before
+        trainings[name] = Training(step, loop.batch_size, sum(p.numel() for p in loop.parameters), name)
     rates: dict[str, list[float]] = {name: [] for name in trainings}
     with tqdm(total=options.rounds * len(trainings), desc="variants in turn", unit="block") as bar:
         for _ in range(options.rounds):
@@ -98,9 +103,18 @@ def vary(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]
             "images_per_s": quartiles(rates[name]),
             "over_first": quartiles([a / b for a, b in zip(rates[name], rates[options.variants[0]], strict=True)]),
             "first_step_seconds": first_step[name],
+            "memory_gb": raised[name],
         }
         for name in trainings
     }
+
+
+def _only_now(device: torch.device) -> float | None:
+    """Begin to look for the peak anew, and say where it begins; None on a CPU, where it is the process's for ever."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device) / 1e9
 
 
 def memory(name: str, options: argparse.Namespace, folder: Path) -> float:
@@ -110,7 +124,7 @@ def memory(name: str, options: argparse.Namespace, folder: Path) -> float:
     loop = _variant(name, options, folder)
     before = peak_memory_gb(device) or 0.0
     for _ in range(WARM_UP):
-        loop.step()
+        _step(loop, name == "autotuned")
     synchronize(device)
     return (peak_memory_gb(device) or 0.0) - before
 
@@ -120,10 +134,17 @@ def _variant(name: str, options: argparse.Namespace, folder: Path) -> BareLoop:
     if name == "checkpointing":
         given.append("--model.network.init_args.checkpointing=true")
     module, data = build(given)
+    if name == "channels_last":  # in which the weights are, a convolution's output is
+        module.network.to(memory_format=torch.channels_last)
     precision = name if name in ("float32", "bf16") else options.precision
     return BareLoop(
         module, data, module.network, torch.device(options.device), precision == "bf16", compile=name == "compiled"
     )
+
+
+def _step(loop: BareLoop, autotune: bool) -> None:
+    torch.backends.cudnn.benchmark = autotune
+    loop.step()
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -221,7 +242,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--recipe", choices=RECIPES, default="mnist")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--systems", help="names, by commas; all that go with the recipe if left out, '' for none")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="names, by commas; '' for none")
+    parser.add_argument("--variants", help="names, by commas; all that go with the device if left out, '' for none")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="compile nothing")
     parser.add_argument("--root", default="data", help="folder of MNIST in torchvision's layout")
     parser.add_argument("--threads", type=int, default=2)
@@ -229,11 +250,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=6, help="blocks of each")
     parser.add_argument("--shrink", type=int, default=1, help="divide channels and batch by this")
     parser.add_argument("--batch_size", type=int, help=f"images per step of ours; {BATCH_SIZE} if left out")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     choices = CHOICES[options.recipe]
     options.systems = list(choices) if options.systems is None else _names(options.systems)
-    options.variants = _names(options.variants)
-    for option, known in (("systems", choices), ("variants", VARIANTS)):
+    fitting = [name for name in VARIANTS if name != "autotuned" or options.device == "cuda"]  # cuDNN is a GPU's
+    options.variants = fitting if options.variants is None else _names(options.variants)
+    for option, known in (("systems", choices), ("variants", fitting)):
         if unknown := [name for name in getattr(options, option) if name not in known]:
             parser.error(f"--{option}: {', '.join(unknown)}: with --recipe {options.recipe}, among {', '.join(known)}")
     if missing := [name for name in options.systems if name in PACKAGES and find_spec(PACKAGES[name]) is None]:
@@ -262,10 +285,10 @@ def main() -> None:
         folder = Path(scratch)
         contested = alone(contest, options, folder)
         varied = alone(vary, options, folder) if options.variants else {}
-        for name in tqdm(varied, desc="memory of variants", unit="variant", disable=not varied):
-            # on a CPU the compiler's own memory would be in it
-            is_known = name != "compiled" or options.device == "cuda"
-            varied[name]["memory_gb"] = alone(memory, name, options, folder) if is_known else None
+        # a compiler's own memory would be in it
+        open_ones = [name for name in varied if varied[name]["memory_gb"] is None and name != "compiled"]
+        for name in tqdm(open_ones, desc="memory of variants", unit="variant", disable=not open_ones):
+            varied[name]["memory_gb"] = alone(memory, name, options, folder)
     systems = compare(contested)
     measured = ("ema_share", "waiting_share", "flop_per_image", "matrix_rate", "machine")
     results = {
@@ -277,8 +300,8 @@ def main() -> None:
         "variants": varied,
     }
     name = f"throughput_{options.recipe}_{options.device}" + "_small" * (options.shrink > 1)
-    write(name, results, page(results))
-    plot(results, RESULTS / f"{name}.png")
+    write(name, results, page(results), options.output)
+    plot(results, options.output / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ SHARED_FOLDER = (
 )
 AGREEMENT = "tests/metrics/test_agreement.py"
 SHARED, FLOATS = "tests/metrics/test_shared_reference.py", "tests/test_floats.py"
+FAKE_CUDA = "tests/test_fake_cuda.py"
 
 RELIABILITY = "tests/reliability"
 POSITION = "tests/training/test_position.py::test_a_run_that_crashed_is_the_run_that_did_not"
@@ -1354,6 +1355,56 @@ MUTATIONS = [
         "            put(before)\n        for get, put, before in single:",
         "            pass\n        for get, put, before in single:",
         f"{FLOATS}::test_all_is_exact_inside_and_as_it_was_outside",
+    ),
+    # ---- devices
+    Mutation(
+        "counters of the noise on the CPU",
+        "philox.py",
+        "counter[0] += torch.arange(blocks, device=places.device)",
+        "counter[0] += torch.arange(blocks)",
+        f"{FAKE_CUDA}::test_draws_of_own_rows",
+    ),
+    Mutation(
+        "the prior's density looks at its values, and the host waits",
+        "sde.py",
+        "torch.distributions.Normal(0.0, self._prior_std, validate_args=False)",
+        "torch.distributions.Normal(0.0, self._prior_std)",
+        f"{FAKE_CUDA}::test_processes",
+    ),
+    Mutation(
+        "a discrete process's rises left on the CPU",
+        "sde.py",
+        "table.to(like), rises.to(like), slopes.to(like)",
+        "table.to(like), rises.to(like.dtype), slopes.to(like)",
+        f"{FAKE_CUDA}::test_processes",
+    ),
+    Mutation(
+        "the average asks whether the step was one",
+        "training/ema.py",
+        "if kept is False:",
+        "if not kept:",
+        f"{FAKE_CUDA}::test_what_follows_a_backward_pass",
+    ),
+    Mutation(
+        "a fused optimizer is told of a bad step by a number of the host",
+        "training/skipped_steps.py",
+        "optimizer.grad_scale, optimizer.found_inf = None, bad.float()",
+        "optimizer.grad_scale, optimizer.found_inf = None, torch.tensor(float(bad))",
+        f"{FAKE_CUDA}::test_what_follows_a_backward_pass",
+    ),
+    Mutation(
+        "the loss is logged for a bar that is not there, and read after every batch",
+        "training/module.py",
+        "prog_bar=bar is not None and not getattr",
+        "prog_bar=not getattr",
+        "tests/training/test_reads.py",
+    ),
+    Mutation(
+        "each batch's loss is looked at before it is added",
+        "training/epoch_loss.py",
+        "finite = loss.isfinite()",
+        "finite = torch.tensor(bool(loss.isfinite()))",
+        "tests/training/test_reads.py",
     ),
 ]
 

@@ -162,3 +162,84 @@ def test_a_failure_in_a_process_of_its_own_is_raised_here() -> None:
     assert alone(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         alone(divmod, 1, 0)
+
+
+def test_the_recipes_run_has_a_length_for_its_schedule(tmp_path: Path, make_trainer: Any) -> None:
+    from lightning.pytorch.callbacks import LambdaCallback
+    from recipes import arguments, build
+
+    given = arguments("cifar10", "", tmp_path, batch_size=2, shrink=32)
+    epochs = next(int(option.split("=")[1]) for option in given if option.startswith("--trainer.max_epochs="))
+    module, data = build([*given, "--model.compile=false"])
+    stop = LambdaCallback(on_train_batch_end=lambda trainer, *_: setattr(trainer, "should_stop", True))
+    trainer = make_trainer(max_epochs=epochs, limit_train_batches=3, limit_val_batches=0, callbacks=[stop])
+    trainer.fit(module, datamodule=data)
+    assert trainer.lr_scheduler_configs[0].scheduler.total_steps == 3 * epochs
+
+
+JUNIT = """<testsuites><testsuite>
+<testcase name="test_samplers[Heun]" time="1.25"><properties><property name="deviation" value="3e-06"/></properties>
+</testcase>
+<testcase name="test_wrong" time="0.5"><failure message="assert 1 == 2&#10;more">trace</failure></testcase>
+<testcase name="test_broken"><error message="no fixture"/></testcase>
+<testcase name="test_left_out" time="0"><skipped message="no compiler"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_what_a_cards_parts_have_left(tmp_path: Path) -> None:
+    import card
+
+    (tmp_path / "tests.xml").write_text(JUNIT)
+    (tmp_path / "parts").write_text("tests 1 42 100\nthroughput 124 220 220\ntraining 0 100 125\ngrid 0 4 35\n")
+    (tmp_path / "run").mkdir()
+    rows = (
+        "step,train/loss_epoch,perf/examples_per_s,perf/memory_gb\n0,,10,1.5\n9,,30,2.5\n9,0.75,,\n19,,20,2\n19,0.5,,\n"
+    )
+    (tmp_path / "run" / "metrics.csv").write_text(rows)
+    results = {
+        **{"card": "NVIDIA H200", "driver": "580.1", "torch": "2.11.0", "device": "cuda", "machine": "a machine"},
+        **{"parts": card.parts(tmp_path / "parts"), "tests": card.tests(tmp_path / "tests.xml")},
+        **{"training": card.training(tmp_path / "run"), "pictures": "drawn discs"},
+        **{"has_grid": True, "has_throughput": False},
+    }
+    text = card.page(results)
+    assert "1 passed, 2 failed, 1 skipped" in text
+    assert "| test_samplers[Heun] | passed | 1.2 s | 3.0e-06 |  |" in text
+    assert "| test_wrong | failed | 0.5 s |  | assert 1 == 2 |" in text
+    assert "| throughput | out of time | 220 s | 220 s |" in text
+    assert "| tests | failed (1) | 42 s | 100 s |" in text
+    assert "on drawn discs: 20 steps, 20 images/s, 2.50 GB at its peak, loss 0.7500 → 0.5000." in text
+    assert "samples.png" in text
+    assert "throughput.md" not in text
+    assert card.folder_name("NVIDIA H200") == "nvidia-h200"
+    assert card.training(tmp_path / "nothing") == {}
+
+
+def test_a_card_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import card
+
+    assert card.problem("cpu") is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no GPU" in (card.problem("cuda") or "")
+    monkeypatch.setattr(card, "NEEDED", ("torch", "nobody_has_this", "nor_this"))
+    assert (card.problem("cuda") or "").startswith("this Python lacks nobody_has_this, nor_this;")
+
+
+def test_pictures_for_a_card_have_every_class_in_its_colour(tmp_path: Path) -> None:
+    import zipfile
+
+    from card_data import generated, read
+
+    from diffusion_lightning.images import write_png
+
+    images, labels = generated(200)
+    assert images.shape == (200, 3, 32, 32)
+    assert len(labels.unique()) == 10
+    assert len(images.flatten(1).unique(dim=0)) == 200
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for number, name in enumerate(("cat", "ape", "cat")):
+            write_png(images[number], tmp_path / "one.png")
+            archive.write(tmp_path / "one.png", f"train/{name}/{number}.png")
+    again, classes = read(tmp_path / "set.zip")
+    assert torch.equal(again, images[:3])
+    assert classes.tolist() == [1, 0, 1]

@@ -217,7 +217,10 @@ class DiffusionCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             if self._is_dry():
-                rows = dry_run(self.trainer, self.model, self.datamodule, self.length)
+                try:
+                    rows = dry_run(self.trainer, self.model, self.datamodule, self.length)
+                finally:
+                    self.run_logger.withdraw()
                 if self.trainer.is_global_zero:
                     print_table("Dry run", ("what", "how much"), rows)
                 return

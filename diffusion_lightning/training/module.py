@@ -271,8 +271,9 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         # over all processes only where it is written down: to synchronize every step would slow each one
         written = self._is_written(self.global_step + 1)
         logged = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean") if written else loss
-        reads = getattr(self.trainer.progress_bar_callback, "reads_loss", False)
-        self.log(STEP_LOSS, logged, prog_bar=not reads)
+        bar = self.trainer.progress_bar_callback
+        # what is logged for a bar Lightning waits for after every batch, even without one
+        self.log(STEP_LOSS, logged, prog_bar=bar is not None and not getattr(bar, "reads_loss", False))
         # a loss that is not finite makes every gradient so, and thereby, once the processes have added them up, those
         # of all: they skip this step together
         return {"loss": loss * torch.where(finite, 1.0, torch.nan), "losses": losses.detach(), "times": drawn[0]}

@@ -1097,6 +1097,7 @@ def test_a_dry_run_says_what_a_training_would_be_and_leaves_nothing(runs, here, 
     cli.main(["fit", *config, "--dry_run"])
     out = capsys.readouterr().out
     assert tree(tmp_path) == before
+    assert not (tmp_path / "runs").exists()  # no empty folder either
     resolved, _, table = out.partition("Dry run")
     assert yaml.safe_load(resolved)["model"]["network"]["init_args"]["channels"] == [8]
     lines = {line.split()[0]: line for line in table.splitlines() if line.split()}
