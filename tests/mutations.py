@@ -597,7 +597,7 @@ MUTATIONS = [
     Mutation(
         "the loss is read for the bar after every batch",
         "training/module.py",
-        "prog_bar=not reads",
+        'prog_bar=bar is not None and not getattr(bar, "reads_loss", False)',
         "prog_bar=True",
         f"{RELIABILITY}/test_host_waits.py",
     ),
