@@ -69,7 +69,8 @@ def integrate(
     elif method == "explicit_adams":
         options["max_order"] = 4  # torchdiffeq's 12 diverges here at any number of steps worth taking
     earliest, latest = times.min(), times.max()
-    span = math.log(sde.noise_level(times[0]) / sde.noise_level(times[-1]))
+    # reading a time waits for the device
+    span = math.nan if bar.disable else math.log(sde.noise_level(times[0]) / sde.noise_level(times[-1]))
 
     def failure(reason: object) -> FloatingPointError:
         return FloatingPointError(
@@ -80,7 +81,7 @@ def integrate(
     def observed(t: Tensor, state: State) -> State:
         if t.device.type == "cpu" and t.isnan():  # elsewhere the solver itself finds out a step later
             raise failure("its step is not a number")
-        if not bar.disable:  # reading t waits for the device
+        if not bar.disable:
             done = math.log(sde.noise_level(times[0]) / sde.noise_level(t)) / span
             bar.update(max(0.0, round(100 * done, 1) - bar.n))
         # the guess of the first step looks ahead as far as it likes
