@@ -98,7 +98,7 @@ class LastCheckpoint(ModelCheckpoint):
             self.save(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """See whether to save before an epoch's pictures: not at the end by ``max_steps``, or the last are left out."""
+        """See whether to save before an epoch's pictures. At the end by ``max_steps`` nothing would go on with them."""
         whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         last_step = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
         sampled = [c for c in trainer.callbacks if isinstance(c, SamplingCallback)]  # type: ignore[attr-defined]
