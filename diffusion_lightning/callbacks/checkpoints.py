@@ -98,7 +98,7 @@ class LastCheckpoint(ModelCheckpoint):
             self.save(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """See whether to save before an epoch's pictures. Not at the very end by ``max_steps``, or the last lacked."""
+        """See whether to save before an epoch's pictures. At the end by ``max_steps`` nothing would go on with them."""
         whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         last_step = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
         sampled = [c for c in trainer.callbacks if isinstance(c, SamplingCallback)]  # type: ignore[attr-defined]
@@ -126,13 +126,10 @@ class LastCheckpoint(ModelCheckpoint):
         self._has_more_to_log = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what the step has logged, where it will log more: what it logs twice can then be told from the rest."""
+        """Add what the step has logged, where more follows, which a run that goes on from here logs again."""
         if self._has_more_to_log:
-            step, runs = (
-                trainer.global_step - 1,
-                [logger for logger in trainer.loggers if isinstance(logger, RunLogger)],
-            )
-            checkpoint[LOGGED] = runs[0].row(step) if runs and trainer.is_global_zero else {}
+            runs = [logger for logger in trainer.loggers if isinstance(logger, RunLogger) and trainer.is_global_zero]
+            checkpoint[LOGGED] = runs[0].row(trainer.global_step - 1) if runs else {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: the epoch is not over."""
