@@ -46,3 +46,9 @@ assert old is augmentation
 def test_other_names_are_still_unknown():
     with pytest.raises(ModuleNotFoundError, match=r"diffusion_lightning\.modul'"):
         import_module("diffusion_lightning.modul")
+
+
+def test_a_class_is_found_where_it_was():
+    from diffusion_lightning.callbacks import checkpoints
+
+    assert checkpoints.BestCheckpoint is diffusion_lightning.BestCheckpoint

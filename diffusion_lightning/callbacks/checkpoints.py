@@ -19,6 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from diffusion_lightning.callbacks.best_checkpoint import BestCheckpoint as BestCheckpoint  # its place up to 0.2.0
 from diffusion_lightning.callbacks.pictures import is_due
 from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.loggers.run_logger import RunLogger
