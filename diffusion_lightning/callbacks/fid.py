@@ -183,7 +183,7 @@ class FIDCallback(Measurement):
         assert self._fid is not None
         data = trainer.datamodule  # type: ignore[attr-defined]
         images = getattr(data, "train_images", None)
-        if images is not None and "part" in signature(data.fid_reference).parameters:
+        if images is not None and "parts" in signature(data.fid_reference).parameters:
             # found out once: of a million files it takes minutes
             data_id = trainer.strategy.broadcast(data.fingerprint() if trainer.is_global_zero else "")
             self._fid.share_reference(len(images), data.fid_reference, data_id, trainer.world_size, trainer.global_rank)

@@ -7,7 +7,7 @@ images, uint8 (B, C, H, W): normalization and flips happen on the training devic
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -250,17 +250,20 @@ class ImageDataModule(BatchDataModule):
         on_cpu = not isinstance(dataset, TensorImages) or dataset.images.device.type == "cpu"
         return on_cpu and super()._pins_memory(dataset)
 
-    def fid_reference(self, part: range | None = None) -> Iterator[Tensor]:
-        """All training images as they are, unaugmented, or those of a part: uint8 (B, C, H, W) in batches of 500."""
+    def fid_reference(self, parts: Sequence[range] | None = None) -> Iterator[Tensor]:
+        """All training images as they are, unaugmented: uint8 (B, C, H, W) in batches of 500.
+
+        Of parts those of each, one after the other, a last batch of less than 500 at the end of each.
+        """
         images = self.train_images
-        chosen = range(len(images)) if part is None else part  # type: ignore[arg-type]
-        batches = [list(chosen[first : first + 500]) for first in range(0, len(chosen), 500)]
+        chosen = [range(len(images))] if parts is None else parts  # type: ignore[arg-type]
+        batches = [list(part[first : first + 500]) for part in chosen for first in range(0, len(part), 500)]
         for batch, _ in BatchLoader(
             images,
             batch_size=None,
             sampler=batches,
             num_workers=self.num_workers,
-            generator=torch.Generator(),  # or each part would take a draw from the global one
+            generator=torch.Generator(),  # or it would take a draw from the global one
         ):
             yield batch
 

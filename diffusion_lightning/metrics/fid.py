@@ -7,7 +7,7 @@ for the means and covariances of a network's features (Heusel et al. 2017, eq. 6
 on the number of generated images, so both belong in its name.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -69,7 +69,7 @@ class ReferenceFID:
     def share_reference(
         self,
         count: int,
-        read: Callable[[range], Iterable[Tensor]],
+        read: Callable[[Sequence[range]], Iterable[Tensor]],
         data_id: str,
         world_size: int = 1,
         rank: int = 0,
@@ -82,7 +82,8 @@ class ReferenceFID:
 
         Args:
             count: how many images there are.
-            read: those of a part, as uint8 batches ``(B, C, H, W)``; called only for parts that are not on disk.
+            read: those of parts, one after the other, as uint8 batches ``(B, C, H, W)`` of one part each; called for
+                all parts at once that are not on disk.
             data_id: the same in every process.
             world_size: number of processes.
             rank: of this one.
@@ -96,13 +97,19 @@ class ReferenceFID:
             return
         total = self._nothing()
         parts = parts_of(count)
+        places = [part_path(path, number, len(parts)) for number in range(len(parts))]
+        own_parts = range(rank, len(parts), world_size)
+        # settled now, for another run may write some of them; and read by one loader, which forks its workers once:
+        # each fork beside the threads of a process group has its risk
+        missing = [number for number in own_parts if self._stored(places[number], len(parts[number])) is None]
+        images = iter(read([parts[number] for number in missing]))
         with progress_bar(total=count, desc="FID reference", unit="image", disable=rank != 0) as bar:
             for first in range(0, len(parts), world_size):
                 some = range(first, min(first + world_size, len(parts)))
                 own = None
-                if first + rank in some:
-                    place = part_path(path, first + rank, len(parts))
-                    own = self._part(parts[first + rank], place, read, bar)
+                if (number := first + rank) in some:
+                    to_come = images if number in missing else None
+                    own = self._part(parts[number], places[number], read, to_come, bar)
                 # one after the other, so that no process ever holds more than two parts' sums
                 for source, number in enumerate(some):
                     sums = self._sent(own, source, rank)
@@ -120,13 +127,22 @@ class ReferenceFID:
         if self._told(rank == 0 and store(path, dict(zip(SUMS, total, strict=True))), world_size):
             forget_parts(path)  # each process, for the folder may be one of its machine
 
-    def _part(self, part: range, path: Path, read: Callable[[range], Iterable[Tensor]], bar: tqdm) -> list[Tensor]:
-        """A part's sums, kept on disk."""
-        sums = self._stored(path)
-        if sums is not None and sums[2] == len(part):
+    def _part(
+        self,
+        part: range,
+        path: Path,
+        read: Callable[[Sequence[range]], Iterable[Tensor]],
+        images: Iterator[Tensor] | None,
+        bar: tqdm,
+    ) -> list[Tensor]:
+        """A part's sums: of the next images, if there are any to come for it, else from disk; kept there."""
+        sums = self._stored(path, len(part)) if images is None else None
+        if sums is not None:
             bar.update(len(part))
             return sums
-        sums = self._sums(read(part), bar)
+        if images is None:
+            images = iter(read([part]))  # it has gone meanwhile
+        sums = self._sums(_next(images, len(part)), bar)
         store(path, dict(zip(SUMS, sums, strict=True)))
         return sums
 
@@ -170,15 +186,15 @@ class ReferenceFID:
     def _path(self, data_id: str) -> Path:
         return self.cache / "fid" / f"{data_id}-{self._features_id}.safetensors"
 
-    def _stored(self, path: Path) -> list[Tensor] | None:
-        """The sums in a file, if they are of as many features and at least one image."""
+    def _stored(self, path: Path, count: int | None = None) -> list[Tensor] | None:
+        """The sums in a file, if they are of as many features, and of so many images, or at least one."""
         found = stored(path, *SUMS)
         if found is None:
             return None
         like = self._nothing()
         sums = [found[name].to(self.metric.device) for name in SUMS]
         fits = all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(sums, like, strict=True))
-        return sums if fits and sums[2] > 0 else None
+        return sums if fits and (sums[2] > 0 if count is None else sums[2] == count) else None
 
     def _take(self, sums: Iterable[Tensor]) -> None:
         for name, tensor in zip(SUMS, sums, strict=True):
@@ -210,3 +226,11 @@ class ReferenceFID:
         value = self.metric.compute().item()
         self.metric.reset()
         return value
+
+
+def _next(batches: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+    """The next batches, of so many images together."""
+    while count > 0:
+        batch = next(batches)
+        count -= len(batch)
+        yield batch

@@ -2,8 +2,9 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -47,18 +48,22 @@ class Noise(ImageDataModule):
 
 
 class Reading:
-    """Reads a part and writes down which; the process ends, as by ``kill -9``, in the second batch of a chosen one."""
+    """Reads parts and writes down which; the process ends, as by ``kill -9``, in the second batch of a chosen one."""
 
     def __init__(self, folder: Path, deadly: int | None = None) -> None:
         self.folder, self.deadly, self.data = folder, deadly, Noise(num_workers=1)
         folder.mkdir(exist_ok=True)
 
-    def __call__(self, part: range) -> Iterator[Tensor]:
-        for index, batch in enumerate(self.data.fid_reference(part)):
-            if index == 1 and self.deadly == part.start:
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield batch
-        (self.folder / f"read-{part.start}-by-{os.environ['PLACE']}").touch()
+    def __call__(self, parts: Sequence[range]) -> Iterator[Tensor]:
+        batches = self.data.fid_reference(parts)
+        for part in parts:
+            for first in part[::500]:
+                batch = next(batches)
+                if first == part.start + 500:
+                    if self.deadly == part.start:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    (self.folder / f"read-{part.start}-by-{os.environ['PLACE']}").touch()
+                yield batch
 
     def parts(self) -> dict[int, int]:
         """Which rank has read which part; and forgets it."""
@@ -190,10 +195,9 @@ def test_a_part_that_is_damaged_or_foreign_is_computed_anew(tmp_path: Path) -> N
     class Interrupted(Exception):
         pass
 
-    def until_the_last(part: range) -> Iterator[Tensor]:
-        if part.start == 3000:
-            raise Interrupted
-        yield from read(part)
+    def until_the_last(parts: Sequence[range]) -> Iterator[Tensor]:
+        yield from read(parts[:3])
+        raise Interrupted
 
     with pytest.raises(Interrupted):
         ReferenceFID(Patches(), cache).share_reference(COUNT, until_the_last, "data")
@@ -204,6 +208,37 @@ def test_a_part_that_is_damaged_or_foreign_is_computed_anew(tmp_path: Path) -> N
     read.parts()
     ReferenceFID(Patches(), cache).share_reference(COUNT, read, "data")
     assert sorted(read.parts()) == [0, 1, 3]
+    assert equal(sums(cache), expected)
+
+
+def test_parts_that_another_run_writes_or_removes_meanwhile_change_nothing(tmp_path: Path) -> None:
+    expected = of_one_process(tmp_path / "one")
+    done, cache = tmp_path / "done", tmp_path / "cache"
+
+    class Interrupted(Exception):
+        pass
+
+    def all_but_the_last(parts: Sequence[range]) -> Iterator[Tensor]:
+        yield from Reading(done)(parts[:3])
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        ReferenceFID(Patches(), done).share_reference(COUNT, all_but_the_last, "data")
+    first, second, third = sorted((done / "fid").glob("*.safetensors"))
+    (cache / "fid").mkdir(parents=True)
+    shutil.copy(first, cache / "fid")
+
+    def meanwhile(parts: Sequence[range]) -> Iterator[Tensor]:
+        if len(parts) == 3:
+            (cache / "fid" / first.name).unlink()  # after it was seen
+            for file in (second, third):
+                shutil.copy(file, cache / "fid")
+        yield from Reading(tmp_path)(parts)
+
+    # the first part is asked for before any image is read
+    found = ReferenceFID(Patches(), cache)
+    found.share_reference(COUNT, lambda parts: list(meanwhile(parts)), "data")
+    assert Reading(tmp_path).parts() == {0: 0, 1: 0, 2: 0, 3: 0}
     assert equal(sums(cache), expected)
 
 
