@@ -44,7 +44,7 @@ class BatchLoader(DataLoader):
         if self.num_workers > 0:
             _iterators.add(iterator)
             started = zip(iterator._workers, iterator._index_queues, strict=True)  # type: ignore[attr-defined]
-            _workers[:] = [*((worker, queue) for worker, queue in _workers if worker.is_alive()), *started]
+            _workers[:] = [*(pair for pair in _workers if _is_own(pair[0]) and pair[0].is_alive()), *started]
         return iterator
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,5 +82,10 @@ def _end_workers() -> None:
     for iterator in list(_iterators):
         iterator._shutdown_workers()
     for worker, _ in _workers:
-        if worker._parent_pid == os.getpid() and worker.is_alive():
+        if _is_own(worker) and worker.is_alive():
             worker.kill()
+
+
+def _is_own(worker: Any) -> bool:
+    """Whether this process started it, and not one that this was forked from."""
+    return worker._parent_pid == os.getpid()
