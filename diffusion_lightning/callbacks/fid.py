@@ -39,7 +39,7 @@ class FIDCallback(Measurement):
     reads in the same samples (:mod:`~diffusion_lightning.metrics.agreement`): ``agreement/<features>@<num_samples>``,
     the share that shows the class that was asked for, with its standard error ``agreement_error/…``, and ``legible/…``,
     the share that it is sure of; of a network without classes the latter alone. The same of held-out images is
-    ``agreement/<features>_real@<images>``, in ``fit`` and after it.
+    ``agreement/<features>_real@<images>``.
 
     Args:
         sampler: the module's own if left out.

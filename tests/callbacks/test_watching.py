@@ -69,6 +69,8 @@ VALUES = {
 
 EPOCHS_VALUES = {
     *("train/loss_epoch", "val/loss", "fid/mnist@12"),
+    *(f"{share}/{of}" for share in ("agreement", "legible") for of in ("mnist@12", "mnist_real@1000")),
+    *("agreement_error/mnist@12", "legible_error/mnist@12"),
     *(f"time/{part}" for part in ("data", "step", "sampling", "evaluation", "checkpoint", "other")),
 }
 """Logged with the last step of each epoch."""
