@@ -17,6 +17,7 @@ From the counts the page has a model of 8 to 512 GPUs on paper; its assumptions 
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -119,14 +120,14 @@ class Split(Callback):
         """Medians of a step in milliseconds, and the collectives of one with their bytes; those of the barriers not."""
         timed = slice(WARM_UP, WARM_UP + TIMED)
         medians = {part: 1000 * statistics.median(values[timed]) for part, values in self.seconds.items()}
-        reductions = [event for event in self._profile.events() if event.name == "c10d::allreduce_"]
-        sizes = [sum(max(1, *shape) for shape in event.input_shapes[0] if shape) for event in reductions]
-        floats = [size for size in sizes if size > 8]
+        reductions = [event for event in self._profile.events() if event.name.endswith(":all_reduce")]
+        sizes = [math.prod(event.input_shapes[0]) for event in reductions]
+        gradients = [size for size in sizes if size > 8]  # the hosts' answers are fewer numbers
         return {
             "milliseconds": medians,
-            "gradient_reductions": len(floats) / PROFILED,
-            "gradient_bytes": 4 * sum(floats) / PROFILED,
-            "host_agreements": (len(sizes) - len(floats)) / PROFILED,
+            "gradient_reductions": len(gradients) / PROFILED,
+            "gradient_bytes": 4 * sum(gradients) / PROFILED,
+            "host_agreements": (len(sizes) - len(gradients)) / PROFILED,
         }
 
 
