@@ -27,12 +27,6 @@ def pytest_configure() -> None:
     preloaded.install()
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are CPUs: many tests wait, for processes that begin or are to be missed, or for a browser."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return usable + 1
-
-
 LONG = ("reliability", "test_notebooks.py", "test_configs.py", "test_cli.py", "test_position.py")
 """Folders and files that take longest: they come first, so that no process is left alone with one at the end."""
 
