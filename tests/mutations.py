@@ -725,7 +725,7 @@ MUTATIONS = [
         "training/agreement.py",
         "distributed.ReduceOp.MAX",
         "distributed.ReduceOp.MIN",
-        f"{RELIABILITY}/test_signals.py::test_two_processes",
+        "tests/training/test_agreement.py",
     ),
     Mutation(
         "weights that are just being exchanged are kept, and not those of training",
