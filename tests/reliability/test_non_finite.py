@@ -180,6 +180,28 @@ def test_ten_in_a_row_end_the_run(make_command):
     assert after["ema"]["num_updates"] == 15 - last["diffusion_lightning"]["skipped_steps"]
 
 
+def test_a_run_goes_on_after_a_step_that_the_device_has_left_out(
+    make_module, make_trainer, make_data, tmp_path, monkeypatch
+):
+    def trained(steps: int, bad: str, start: Path | None = None) -> Any:
+        monkeypatch.setenv("BAD_CALLS", bad)
+        torch.manual_seed(0)
+        network = BrittleUNet(channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False, patch_size=4)
+        trainer = make_trainer(max_epochs=-1, max_steps=steps, limit_train_batches=6, limit_val_batches=0)
+        trainer.fit(make_module(network=network, optimizer=FUSED), datamodule=make_data(), ckpt_path=start)
+        trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")
+        return load_checkpoint(tmp_path / f"{steps}.ckpt")
+
+    whole = trained(6, "2")
+    assert trained(4, "2")["diffusion_lightning"]["skipped_steps"] == 1
+    resumed = trained(6, "", tmp_path / "4.ckpt")
+    assert resumed["ema"]["num_updates"] == whole["ema"]["num_updates"] == 5
+    assert resumed["diffusion_lightning"]["skipped_steps"] == whole["diffusion_lightning"]["skipped_steps"] == 1
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], value)
+    assert all(map(torch.equal, resumed["ema"]["shadow_params"], whole["ema"]["shadow_params"]))
+
+
 def test_two_processes_skip_what_is_bad_for_one(make_command):
     command: Command = make_command(BRITTLE, "--trainer.max_epochs=1", processes=2, BAD_CALLS="1,3", BAD_RANK="1")
     command()
