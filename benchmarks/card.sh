@@ -2,6 +2,7 @@
 # Everything that a GPU alone can show, in eight minutes, without a network and without installing anything:
 #   bash benchmarks/card.sh                              to benchmarks/results/<card>/
 #   bash benchmarks/card.sh --cpu --output FOLDER        a toy of it, to see that this script works
+# CARD_PICTURES=train.zip names CIFAR-10's training pictures, a zip of folders of classes; else pictures are drawn.
 # The tests of tests/cuda, the throughput of configs/cifar10.yaml, and two minutes of its training with a grid. A part
 # that fails or takes too long is told of, and the others still run; it ends with 1 then.
 set -uo pipefail

@@ -1,6 +1,7 @@
 """Coloured pictures in ten classes for a card's short training, where nothing can be downloaded."""
 
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from torchvision.transforms.functional import pil_to_tensor
 from diffusion_lightning.data.base import ImageDataModule
 from diffusion_lightning.data.tensor_images import ImageSet, TensorImages
 
-CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10" / "train.zip"
+CIFAR10 = Path(os.environ.get("CARD_PICTURES", "train.zip"))
+"""A zip of folders of classes, named by CARD_PICTURES."""
 
 GENERATED = 20_000
 
 
 class Pictures(ImageDataModule):
-    """CIFAR-10's training pictures, if a zip of its folders of classes lies beside the repository; else drawn ones."""
+    """CIFAR-10's training pictures, if CARD_PICTURES names a zip of its folders of classes; else drawn ones."""
 
     shape = (3, 32, 32)
     num_classes = 10

@@ -10,6 +10,15 @@ if not logging.getLogger().hasHandlers():  # nobody else has said where messages
     _logger.addHandler(logging.StreamHandler())
     _logger.propagate = False
 
+# how gloo and NCCL say that another process has gone, or has not answered within the strategy's timeout; neither has a
+# type of its own for it
+LOST_CONTACT = ("gloo/transport/", "Application timeout caused pair closure", "Timed out waiting", "ncclRemoteError")
+
+
+def is_lost_contact(error: BaseException) -> bool:
+    """Whether an error says that another process of the run has gone, or has not answered in time."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST_CONTACT)
+
 
 def warn(message: str) -> None:
     """Warn, in the first process alone; the line named is the caller's caller's."""

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from diffusion_lightning.callbacks.checkpoints import LastCheckpoint, gradient_is_kept, save_last
+from diffusion_lightning.messages import is_lost_contact
 from diffusion_lightning.training.agreement import Agreement
 
 
@@ -105,7 +106,7 @@ class GracefulStop(Callback):
             exception.saved |= any([callback.save_kept(trainer) for callback in _last_checkpoints(trainer)])
         told = self._received is not None
         self._give_back()
-        if told and isinstance(exception, RuntimeError) and _is_launched(trainer):
+        if told and is_lost_contact(exception) and _is_launched(trainer):
             # the first process has left at once, as it was told to, where this one could not yet
             raise self._stopped(trainer, saved=False) from exception
 

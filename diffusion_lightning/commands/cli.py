@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from diffusion_lightning.commands.manual import USAGE, version_line
 from diffusion_lightning.commands.usage import UsageError, explain
 from diffusion_lightning.home import give_home
+from diffusion_lightning.messages import is_lost_contact
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -28,9 +29,6 @@ COMMANDS = ("sample", "evaluate", "likelihood", "report", "export", "configs", "
 
 # what a user's mistake raises; any other type is a mistake of ours, whose traceback must not be lost
 EXPECTED = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
-
-# how gloo and NCCL say that another process has gone, or has not answered within the strategy's timeout
-LOST_CONTACT = ("gloo/transport/", "Application timeout caused pair closure", "Timed out waiting", "ncclRemoteError")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -113,8 +111,7 @@ def _check_command(word: str) -> None:
 
 def _line_of(error: Exception) -> str:
     """What a failure is told as; the traceback of a mistake of ours is kept in a file."""
-    # neither library has a type of its own for it
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in LOST_CONTACT):
+    if is_lost_contact(error):
         return (
             "lost contact with another process of this run: it died, and its message is above or on its machine, "
             "or stood still for longer than the strategy's timeout; resume with --ckpt_path last"

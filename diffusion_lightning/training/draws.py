@@ -56,10 +56,10 @@ def drop_labels(labels: Tensor, null: int, probability: float, seed: int, rank: 
         labels: of this process's rows of the batch of all.
         null: the class that stands for none.
         probability: in [0, 1].
-        seed: of the batch.
+        seed: of the batch, and of no other draw.
         rank: of this process; row i of its part is row i·world_size + rank of all.
         world_size: number of processes.
     """
     places = torch.arange(rank, len(labels) * world_size, world_size, device=labels.device)
-    dropped = uniform_rows(derive_seed(seed, Stream.CONDITION), places) < probability
+    dropped = uniform_rows(seed, places) < probability
     return torch.where(dropped, null, labels)
