@@ -926,6 +926,13 @@ MUTATIONS = [
     ),
     # ---- how the network is computed
     Mutation(
+        "an optimizer is fused that was not to be",
+        "training/fused.py",
+        "made[name] is not None for name",
+        "False for name",
+        "tests/training/test_fused.py",
+    ),
+    Mutation(
         "a network that is split is compiled as a whole",
         "training/module.py",
         "            self._compile_once(blocks(self.network))\n",
