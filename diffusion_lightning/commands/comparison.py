@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from diffusion_lightning.commands.usage import UsageError
+from diffusion_lightning.data.loader import image_batches
 from diffusion_lightning.data.tensor_images import ImageSet
 from diffusion_lightning.home import default_cache
 from diffusion_lightning.metrics.evaluation import MetricName, possible_metrics
 from diffusion_lightning.metrics.features import FEATURES, FeatureChoice, FeatureName, auto_feature
-from diffusion_lightning.metrics.neighbours import image_batches
 from diffusion_lightning.metrics.reference import Reference
 
 
@@ -65,7 +65,7 @@ class Comparison:
         return Reference.of_parts(
             real.name,
             real.count,
-            lambda part: image_batches(real.images, workers=real.workers, part=part),
+            lambda part: image_batches(real.images, workers=real.workers, parts=[part]),
             self.network,
             real.data_id(),
             default_cache(),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffusion_lightning.data.arguments import check_at_least
-from diffusion_lightning.data.loader import BatchLoader, leave_signals
+from diffusion_lightning.data.loader import BatchLoader, image_batches, leave_signals
 from diffusion_lightning.data.order import BatchOrder, BatchSet, FixedBatchOrder, Indices
 from diffusion_lightning.data.tensor_images import ImageSet, TensorImages, normalize, random_flip
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
@@ -255,17 +255,7 @@ class ImageDataModule(BatchDataModule):
 
         Of parts those of each, one after the other, a last batch of less than 500 at the end of each.
         """
-        images = self.train_images
-        chosen = [range(len(images))] if parts is None else parts  # type: ignore[arg-type]
-        batches = [list(part[first : first + 500]) for part in chosen for first in range(0, len(part), 500)]
-        for batch, _ in BatchLoader(
-            images,
-            batch_size=None,
-            sampler=batches,
-            num_workers=self.num_workers,
-            generator=torch.Generator(),  # or it would take a draw from the global one
-        ):
-            yield batch
+        return image_batches(self.train_images, workers=self.num_workers, parts=parts)
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that identify the images of `fid_reference`."""

@@ -4,10 +4,14 @@ import atexit
 import os
 import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from diffusion_lightning.data.tensor_images import ImageSet
 
 MOST_WORKERS = 8
 """More do not help: what is read waits for the network."""
@@ -57,6 +61,35 @@ class BatchLoader(DataLoader):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing; see `state_dict`."""
+
+
+def image_batches(
+    images: ImageSet, size: int = 500, workers: int = 0, parts: Sequence[range] | None = None
+) -> Iterator[Tensor]:
+    """All images of a set in its order, uint8 ``(B, C, H, W)``.
+
+    Args:
+        images: the set.
+        size: of a batch; the last one of a part may be smaller.
+        workers: processes that read beside this one.
+        parts: of the set, one after the other; all of it if left out.
+    """
+    order = _InOrder([range(len(images))] if parts is None else parts, size)  # type: ignore[arg-type]
+    generator = torch.Generator()  # or it would take a draw from the global one
+    for batch, _ in BatchLoader(images, batch_size=None, sampler=order, num_workers=workers, generator=generator):
+        yield batch
+
+
+class _InOrder:
+    """Batches of indices, made as they are asked for: a million numbers are not held at once."""
+
+    def __init__(self, parts: Sequence[range], size: int) -> None:
+        self.parts, self.size = parts, size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for part in self.parts:
+            for first in range(0, len(part), self.size):
+                yield list(part[first : first + self.size])
 
 
 def leave_signals(worker: int) -> None:

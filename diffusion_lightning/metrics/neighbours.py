@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_lightning.data.loader import BatchLoader
+from diffusion_lightning.data.loader import image_batches
 from diffusion_lightning.data.tensor_images import ImageSet
 from diffusion_lightning.images import figure_picture
 from diffusion_lightning.progress import watched
@@ -153,15 +153,6 @@ def find_neighbours(
         usual = found[len(chosen) :, 1].median().item()  # the nearest is the probe itself
         spaces.append(Nearest(found[: len(chosen), :k], where[: len(chosen), :k], usual))
     return Neighbours(ratios, samples[chosen], *spaces)
-
-
-def image_batches(images: ImageSet, size: int = 500, workers: int = 0, part: range | None = None) -> Iterator[Tensor]:
-    """All images of a set in its order, or those of a part, uint8 ``(B, C, H, W)``; read by so many processes more."""
-    chosen = range(len(images)) if part is None else part  # type: ignore[arg-type]
-    batches = [list(chosen[first : first + size]) for first in range(0, len(chosen), size)]
-    generator = torch.Generator()  # or it would take a draw from the global one
-    for batch, _ in BatchLoader(images, batch_size=None, sampler=batches, num_workers=workers, generator=generator):
-        yield batch
 
 
 def neighbours_picture(neighbours: Neighbours, images: ImageSet) -> Tensor:

@@ -12,8 +12,8 @@ from PIL import Image
 from diffusion_lightning import MNIST, EmbeddedMNIST, ImageFolder, Points
 from diffusion_lightning.commands.real_images import data_of_run, image_data, images_of_data, images_of_folder
 from diffusion_lightning.commands.usage import UsageError
+from diffusion_lightning.data.loader import image_batches
 from diffusion_lightning.data.pictures import PictureFiles
-from diffusion_lightning.metrics.neighbours import image_batches
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusion_lightning.data.loader import image_batches
 from diffusion_lightning.data.tensor_images import TensorImages
-from diffusion_lightning.metrics.neighbours import find_neighbours, image_batches, nearest, neighbours_picture
+from diffusion_lightning.metrics.neighbours import find_neighbours, nearest, neighbours_picture
 from diffusion_lightning.randomness import draw_some
 
 
