@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusion_lightning.conditions import null_of
 from diffusion_lightning.parameterization import Parameterization
 from diffusion_lightning.sde import SDE, expand
-
-CONDITIONS = ("labels",)
-"""The names of what a denoiser may be conditioned on, and can be asked without."""
 
 
 def check_conditions(cond: dict[str, Any], batch: int) -> None:
@@ -53,7 +51,8 @@ class Denoiser(nn.Module, ABC):
         Args:
             x: noisy images or points, ``(B, …)``.
             t: their times, ``(B,)`` in [t_min, T].
-            cond: what it is conditioned on, such as ``labels`` ``(B,)``.
+            cond: what it is conditioned on, by the names of :mod:`diffusion_lightning.conditions`, such as ``labels``
+                ``(B,)``.
 
         Raises:
             ValueError: if ``t`` has another shape or, on a CPU, is out of its range; for conditions that it has no use
@@ -107,7 +106,7 @@ class NetworkDenoiser(Denoiser):
     """A network that has learnt to undo an SDE: D = c_skip·x + c_out·F(c_in·x, c_noise).
 
     Args:
-        network: F, called ``network(x, time_signal, labels)``.
+        network: F, called ``network(x, time_signal, **conditions)``.
         sde: the forward process.
         parameterization: what the network's output means, which gives the coefficients c(t).
     """
@@ -122,10 +121,7 @@ class NetworkDenoiser(Denoiser):
         return getattr(self.network, "num_classes", None)
 
     def null(self, **cond: Any) -> dict[str, Tensor] | None:
-        index, given = getattr(self.network, "null_class", None), {k: v for k, v in cond.items() if v is not None}
-        if index is None or given.keys() != {"labels"}:
-            return None
-        return {"labels": torch.full_like(given["labels"], index)}
+        return null_of(self.network, {name: value for name, value in cond.items() if value is not None})
 
     def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         self.sde.check_times(t, x.shape[0])  # not len, which an exported program would take for a constant

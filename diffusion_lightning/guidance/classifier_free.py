@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lightning.denoiser import CONDITIONS
+from diffusion_lightning.conditions import CONDITIONS
 from diffusion_lightning.guidance.base import Contrast
 
 
