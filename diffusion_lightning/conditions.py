@@ -12,7 +12,7 @@ padding. So one batch may hold examples with and without their condition, as the
 classifier-free guidance need it. Of labels a network's ``null_class`` stands for none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
 import torch
@@ -42,6 +42,8 @@ def by_name(condition: Condition) -> dict[str, Tensor]:
             f"a condition is {kind}: must be labels, int64 (B,), or floats: a vector (B, D), tokens (B, L, D) or a "
             "picture (B, C, H, W)"
         )
+    if not isinstance(condition, Mapping):
+        raise ValueError(f"a condition is of type {type(condition).__name__}: must be a tensor, or tensors by name")
     if unknown := [name for name in condition if name not in CONDITIONS]:
         raise ValueError(f"a condition has the name {unknown[0]!r}: must be one of {', '.join(CONDITIONS)}")
     return dict(condition)
@@ -55,15 +57,19 @@ def taken_by(network: nn.Module) -> tuple[str, ...]:
     return tuple(own) if own is not None else ("labels",) if getattr(network, "num_classes", None) else ()
 
 
+def has_nulls(network: nn.Module, names: Collection[str] | None = None) -> bool:
+    """Whether each of these conditions, of a network's own if left out, has one that stands for none; False of none."""
+    names = taken_by(network) if names is None else names
+    return bool(names) and ("labels" not in names or getattr(network, "null_class", None) is not None)
+
+
 def null_of(network: nn.Module, conditions: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """For each of the conditions the one that stands for none, in its shape: the null class, and NaN.
 
     None if there are no conditions, or the network has no null class while there are labels.
     """
     null_class = getattr(network, "null_class", None)
-    if not conditions or not conditions.keys() <= set(taken_by(network)):
-        return None
-    if "labels" in conditions and null_class is None:
+    if not conditions or not conditions.keys() <= set(taken_by(network)) or not has_nulls(network, conditions):
         return None
     return {
         name: torch.full_like(value, null_class if name == "labels" else torch.nan)  # type: ignore[arg-type]

@@ -46,13 +46,20 @@ class Length:
         return per_epoch, min(epochs * per_epoch, steps * self.accumulate_grad_batches)
 
 
-class _BatchTimes(Callback):
-    """Seconds from each batch's start to the next one's."""
+class _Batches(Callback):
+    """Seconds from each batch's start to the next one's, and what is in them."""
 
     def __init__(self) -> None:
         self.starts: list[float] = []
+        self.size = 0
+        self.example: tuple[Tensor, dict[str, Tensor]]
+        """One x ``(1, …)``, and what the network is told of it."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        assert isinstance(pl_module, ScoreModule)
+        if not self.starts:
+            condition = pl_module.condition(batch[1])
+            self.size, self.example = len(batch[0]), (batch[0][:1], {name: c[:1] for name, c in condition.items()})
         synchronize(pl_module.device)
         self.starts.append(time.perf_counter())
 
@@ -85,30 +92,28 @@ def dry_run(trainer: Trainer, module: ScoreModule, data: LightningDataModule, le
         Lines of a table, what and how much.
     """
     drawing = [callback for callback in trainer.callbacks if isinstance(callback, SamplingCallback)]  # type: ignore[attr-defined]
-    times = _BatchTimes()
-    trainer.callbacks = [*(c for c in trainer.callbacks if c not in drawing), times]  # type: ignore[attr-defined]
+    seen = _Batches()
+    trainer.callbacks = [*(c for c in trainer.callbacks if c not in drawing), seen]  # type: ignore[attr-defined]
     trainer.fit(module, datamodule=data)
     device = trainer.strategy.root_device
     memory = peak_memory_gb(device)
     module.to(device)  # from the CPU, where a fit leaves it
 
-    loader = data.train_dataloader()
-    batch = next(iter(loader))
-    x, labels = (part[:1].to(device) for part in batch)
-    per_epoch, batches = length.batches(len(loader))
-    examples = len(batch[0]) * trainer.world_size
-    forward, step = flops(module, x, labels)
-    seconds = times.typical()
+    x, condition = seen.example[0].to(device), {name: rows.to(device) for name, rows in seen.example[1].items()}
+    per_epoch, batches = length.batches(len(data.train_dataloader()))
+    examples = seen.size * trainer.world_size
+    forward, step = flops(module, x, condition)
+    seconds = seen.typical()
     rows = [
         ("network", f"{type(module.network).__name__}, {_weights(module):,} weights to train"),
         ("forward pass", f"{_engineering(forward)}FLOP an example"),
         ("training step", f"{_engineering(step)}FLOP an example"),
-        ("batch", f"{len(batch[0])} examples in each of {trainer.world_size} processes"),
+        ("batch", f"{seen.size} examples in each of {trainer.world_size} processes"),
         ("length", f"{_count(batches)} batches, {per_epoch:,} an epoch"),
         ("speed", f"{examples / seconds:,.0f} examples/s, {_engineering(step * examples / seconds)}FLOP/s"),
         ("training", _interval(batches * seconds)),
     ]
-    evaluation = seconds_per_evaluation(trainer, module, x, labels)
+    evaluation = seconds_per_evaluation(trainer, module, x, condition)
     for callback in drawing:
         sampler: Sampler = callback.sampler or module.sampler
         nfe, num = evaluations(sampler, module), callback.num_samples  # type: ignore[attr-defined]
@@ -121,13 +126,12 @@ def dry_run(trainer: Trainer, module: ScoreModule, data: LightningDataModule, le
     return rows
 
 
-def flops(module: ScoreModule, x: Tensor, labels: Tensor) -> tuple[float, float]:
+def flops(module: ScoreModule, x: Tensor, condition: dict[str, Any]) -> tuple[float, float]:
     """Floating-point operations for one example: of the denoiser, and of the loss with its gradients.
 
     By PyTorch's counter: matrix products, convolutions and attention, a multiplication and an addition each.
     """
     t = torch.full((len(x),), module.denoiser.sde.T, device=x.device)
-    condition = module.condition(labels)
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         module.denoiser.denoise(x, t, **condition)
     with FlopCounterMode(display=False) as step:
@@ -136,15 +140,18 @@ def flops(module: ScoreModule, x: Tensor, labels: Tensor) -> tuple[float, float]
     return forward.get_total_flops() / len(x), step.get_total_flops() / len(x)
 
 
-def seconds_per_evaluation(trainer: Trainer, module: ScoreModule, x: Tensor, labels: Tensor, size: int = 64) -> float:
+def seconds_per_evaluation(
+    trainer: Trainer, module: ScoreModule, x: Tensor, condition: dict[str, Tensor], size: int = 64
+) -> float:
     """Of the denoiser for one of ``size`` examples, at the trainer's precision."""
-    x, labels = x.expand(size, *x.shape[1:]).contiguous(), labels.expand(size).contiguous()
+    x, *rows = (rows.expand(size, *rows.shape[1:]).contiguous() for rows in (x, *condition.values()))
+    told = dict(zip(condition, rows, strict=True))
     t = torch.full((size,), module.denoiser.sde.T, device=x.device)
     for _ in range(2):  # the first one warms up
         synchronize(x.device)
         start = time.perf_counter()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            module.denoiser.denoise(x, t, **module.condition(labels))
+            module.denoiser.denoise(x, t, **told)
         synchronize(x.device)
         seconds = time.perf_counter() - start
     return seconds / size

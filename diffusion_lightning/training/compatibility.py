@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import TensorDataset
 
+from diffusion_lightning.conditions import taken_by
 from diffusion_lightning.data.base import ImageDataModule
 from diffusion_lightning.networks import MLP
+from diffusion_lightning.training.condition_check import WIDTHS, check_labels, check_told, misfits
+from diffusion_lightning.training.in_words import dtype, kind, option
 
 FARTHEST = 64
 """Pixels: how much larger or smaller images are tried, to propose a size that fits."""
-
-NAMED = 10
-"""Of many classes, how many are told by name."""
 
 
 def check_compatible(network: nn.Module, data: Any, is_new: bool = True) -> None:
@@ -29,24 +29,21 @@ def check_compatible(network: nn.Module, data: Any, is_new: bool = True) -> None
     have no ``shape`` or no ``num_classes`` the first batch tells; see :func:`check_batch`.
 
     Args:
-        network: called ``network(x, time_signal, labels)``.
-        data: with the attributes ``shape``, of one example, and ``num_classes``.
+        network: called ``network(x, time_signal, **conditions)``.
+        data: with the attributes ``shape``, of one example, ``num_classes``, and those of other conditions.
         is_new: whether its training begins now. If not, a network of more classes than the data's is warned of only,
             for it cannot be changed any more.
 
     Raises:
-        ValueError: if it does not take examples of this shape, or has not as many classes as they.
+        ValueError: if it does not take examples of this shape, or is told what they do not have, such as more classes.
     """
-    shape, classes = getattr(data, "shape", None), getattr(data, "num_classes", None)
-    problems, own = [], getattr(network, "num_classes", None)
+    shape, problems = getattr(data, "shape", None), []
     if shape is not None and (reason := _refusal(network, shape := tuple(shape))) is not None:
         problems = _about_shape(network, shape, data, reason)
-    if own and classes is not None and own != classes:
-        message = _about_classes(network, own, data, classes)
-        if own < classes or is_new:
-            problems.append(message)
-        else:
-            rank_zero_warn(f"{message}; it goes on, since the network of a checkpoint cannot be changed")
+    wrong, odd = misfits(network, data)
+    problems += wrong + (odd if is_new else [])
+    for message in [] if is_new else odd:
+        rank_zero_warn(f"{message}; it goes on, since the network of a checkpoint cannot be changed")
     if problems:
         raise ValueError("; ".join(problems))
 
@@ -61,27 +58,18 @@ def check_batch(network: nn.Module, batch: Any, data: Any, is_raw: bool = False)
         is_raw: whether the batch is one of images that will yet become floats.
 
     Raises:
-        ValueError: if it is not ``(x (B, …), labels)``, x are no floats or of another shape than the data say, or the
-            network has classes and the labels are no numbers of its classes, ``(B,)``.
+        ValueError: if it is not ``(x (B, …), condition)``, x are no floats or of another shape than the data say, or
+            the condition is not what the network is told, such as the numbers of its classes, ``(B,)``.
     """
     name, shape = type(data).__name__ if data is not None else "data", getattr(data, "shape", None)
     if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
-        raise ValueError(f"{name}: a batch is {_kind(batch)}: must be (x, labels), tensors of (B, …) and (B,)")
-    x, labels = batch
+        raise ValueError(f"{name}: a batch is {kind(batch)}: must be (x, labels), tensors of (B, …) and (B,)")
+    x, condition = batch
     if shape is not None and x.shape[1:] != tuple(shape):
         raise ValueError(f"{name}: has examples of shape {tuple(x.shape[1:])}, but its attribute shape is {shape}")
     if not (x.is_floating_point() or (is_raw and x.dtype == torch.uint8)):
-        raise ValueError(f"{name}: its x are {_dtype(x)}: must be floats, as ImageDataModule makes of uint8")
-    classes = getattr(network, "num_classes", None)
-    if not classes:
-        return
-    needed = f"{type(network).__name__} has num_classes={classes} and takes the numbers of classes, int64 (B,)"
-    way_out = f"give such, or {_option(network, 'num_classes', None)} for a network that is told nothing"
-    if not isinstance(labels, Tensor):
-        raise ValueError(f"{name}: its labels are {_kind(labels)}: {needed}: {way_out}")
-    if labels.dtype not in (torch.int64, torch.int32) or labels.shape != x.shape[:1]:
-        raise ValueError(f"{name}: its labels are {_dtype(labels)} {_dims(labels)}: {needed}: {way_out}")
-    _check_range(labels, classes, name)
+        raise ValueError(f"{name}: its x are {dtype(x)}: must be floats, as ImageDataModule makes of uint8")
+    check_told(network, condition, len(x), name, is_raw)
 
 
 def check_set(network: nn.Module, examples: Any, data: Any) -> None:
@@ -101,13 +89,7 @@ def check_set(network: nn.Module, examples: Any, data: Any) -> None:
     held = examples.tensors[1] if isinstance(examples, TensorDataset) else None
     labels, classes = getattr(examples, "labels", held), getattr(network, "num_classes", None)
     if classes and isinstance(labels, Tensor):
-        _check_range(labels, classes, type(data).__name__)
-
-
-def _check_range(labels: Tensor, classes: int, name: str) -> None:
-    low, high = (int(end) for end in labels.aminmax()) if len(labels) else (0, 0)
-    if low < 0 or high >= classes:
-        raise ValueError(f"{name}: has labels from {low} to {high}: the network's are 0 … {classes - 1}")
+        check_labels(labels, classes, type(data).__name__)
 
 
 # ---- shapes
@@ -135,8 +117,7 @@ def _try(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> st
     tensors = {name: tensor.to(device) for name, tensor in (*network.named_parameters(), *network.named_buffers())}
     floats = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
     x = torch.zeros(1, *shape, dtype=floats[0] if floats else None, device=device)
-    labels = torch.zeros(1, dtype=torch.int64, device=device)
-    condition = {"labels": labels} if getattr(network, "num_classes", None) else {}
+    condition = {name: _nothing(network, name, x) for name in taken_by(network)}
     modes = [(module, module.training) for module in network.modules()]
     try:
         network.eval()
@@ -145,8 +126,16 @@ def _try(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> st
         for module, mode in modes:
             module.training = mode
     if not isinstance(out, Tensor) or out.shape != x.shape:
-        return f"it returns {_kind(out)}, not a tensor of the shape of x"
+        return f"it returns {kind(out)}, not a tensor of the shape of x"
     return None
+
+
+def _nothing(network: nn.Module, condition: str, x: Tensor) -> Tensor:
+    """A condition of zeros for one example."""
+    if condition == "labels":
+        return torch.zeros(1, dtype=torch.int64, device=x.device)
+    width: int = getattr(network, WIDTHS[condition], None) or 1
+    return x.new_zeros({"vector": (1, width), "tokens": (1, 1, width)}.get(condition, (1, width, *x.shape[2:])))
 
 
 def _about_shape(network: nn.Module, shape: tuple[int, ...], data: Any, reason: str) -> list[str]:
@@ -166,11 +155,11 @@ def _about_shape(network: nn.Module, shape: tuple[int, ...], data: Any, reason: 
     problems = []
     channels, patch = getattr(network, "in_channels", None), getattr(network, "patch_size", None)
     if isinstance(channels, int) and channels != shape[0]:
-        way_out = _option(network, "in_channels", shape[0])
+        way_out = option(network, "in_channels", shape[0])
         problems.append(f"model.network.in_channels={channels}: {examples} have {shape[0]} channels: give {way_out}")
     if isinstance(patch, int) and any(side % patch for side in shape[1:]):
         fitting = max(size for size in range(1, patch) if not any(side % size for side in shape[1:]))
-        way_out = _option(network, "patch_size", fitting)
+        way_out = option(network, "patch_size", fitting)
         problems.append(f"model.network.patch_size={patch}: does not divide the sides of {examples} give {way_out}")
     if not problems:
         way_out = _size(network, shape, data) or "other arguments of it, or other data"
@@ -189,43 +178,7 @@ def _size(network: nn.Module, shape: tuple[int, ...], data: Any) -> str | None:
     return None
 
 
-# ---- classes
-
-
-def _about_classes(network: nn.Module, own: int, data: Any, classes: int) -> str:
-    """The message for data of another number of classes than the network's own."""
-    names = getattr(data, "class_names", None) or []
-    listed = f" ({', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''})" if names else ""
-    have = f"has {classes} classes{listed}" if classes > 1 else "has no classes"
-    wrong = "samples would be asked for of classes never seen" if own > classes else "the network has not one for each"
-    nothing = _option(network, "num_classes", None)
-    right = f"{_option(network, 'num_classes', classes)}, or {nothing} to train without" if classes > 1 else nothing
-    return f"model.network.num_classes={own}: {type(data).__name__} {have}, and {wrong}: give {right}"
-
-
 # ---- words
-
-
-def _option(network: nn.Module, argument: str, value: int | None) -> str:
-    """What to type to give a network's argument a value; a network of another library has its own names for them."""
-    names = getattr(network, "argument_names", {}).get(argument, (argument,))
-    return " ".join(f"--model.network.{name} {'null' if value is None else value}" for name in names)
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor {_dims(value)}"
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"of type {type(value).__name__}"
-
-
-def _dtype(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
-
-
-def _dims(value: Tensor) -> str:
-    return f"({', '.join(map(str, value.shape))}{',' if value.ndim == 1 else ''})"
 
 
 def _line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from torch import nn
 
 from diffusion_lightning.data.base import BatchDataModule
 from diffusion_lightning.training.compatibility import check_batch, check_compatible, check_set
+from diffusion_lightning.training.condition_check import WIDTHS
 
 
 class DataCheck:
@@ -23,7 +24,7 @@ class DataCheck:
     def __init__(self, network: nn.Module) -> None:
         self._network = network
         self.is_trained = False
-        self._fits: tuple[Any, Any] | None = None  # shape and classes of the data that it has been tried on
+        self._fits: tuple[Any, ...] | None = None  # what the data say of themselves that it has been tried on
         self._has_seen_batch = False
 
     def attributes(self, data: Any, is_new: bool) -> None:
@@ -33,7 +34,7 @@ class DataCheck:
             data: the data module.
             is_new: whether the network's training begins now, and it could still be another.
         """
-        fits = getattr(data, "shape", None), getattr(data, "num_classes", None)
+        fits = tuple(getattr(data, name, None) for name in ("shape", "num_classes", *WIDTHS.values()))
         if fits != self._fits:
             check_compatible(self._network, data, is_new)
             self._fits = fits

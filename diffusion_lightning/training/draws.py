@@ -2,13 +2,15 @@
 in the batch of all processes.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from diffusion_lightning.objective import DenoisingScoreMatching
 from diffusion_lightning.philox import normal_rows, uniform_rows
 from diffusion_lightning.randomness import Stream, derive_seed
-from diffusion_lightning.sde import SDE
+from diffusion_lightning.sde import SDE, expand
 
 
 def draw_rows(
@@ -49,17 +51,26 @@ def draw_all(
     return t[rows].contiguous(), noise[rows].contiguous()
 
 
-def drop_labels(labels: Tensor, null: int, probability: float, seed: int, rank: int, world_size: int) -> Tensor:
-    """Labels ``(B,)``, each replaced by the null class with a probability (Ho & Salimans 2022, algorithm 1).
+def drop_conditions(
+    conditions: Mapping[str, Tensor],
+    null: Mapping[str, Tensor],
+    probability: float,
+    seed: int,
+    rank: int,
+    world_size: int,
+) -> dict[str, Tensor]:
+    """Conditions ``(B, …)`` by name, of each example all replaced by those that stand for none with a probability
+    (Ho & Salimans 2022, algorithm 1).
 
     Args:
-        labels: of this process's rows of the batch of all.
-        null: the class that stands for none.
+        conditions: of this process's rows of the batch of all.
+        null: those that stand for none, in the same shapes.
         probability: in [0, 1].
         seed: of the batch, and of no other draw.
         rank: of this process; row i of its part is row i·world_size + rank of all.
         world_size: number of processes.
     """
-    places = torch.arange(rank, len(labels) * world_size, world_size, device=labels.device)
+    first = next(iter(conditions.values()))
+    places = torch.arange(rank, len(first) * world_size, world_size, device=first.device)
     dropped = uniform_rows(seed, places) < probability
-    return torch.where(dropped, null, labels)
+    return {name: torch.where(expand(dropped, value), null[name], value) for name, value in conditions.items()}

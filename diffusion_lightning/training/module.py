@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from diffusion_lightning.conditions import Condition, has_nulls, taken_by
 from diffusion_lightning.data.augmentation import GeometricAugmentation
 from diffusion_lightning.data.base import BatchDataModule
 from diffusion_lightning.denoiser import NetworkDenoiser
@@ -23,7 +24,7 @@ from diffusion_lightning.sde import SDE
 from diffusion_lightning.training.callback_states import put_off_the_end
 from diffusion_lightning.training.compilation import Compile, check_choice, compile_in_place
 from diffusion_lightning.training.data_check import DataCheck
-from diffusion_lightning.training.draws import draw_all, draw_rows, drop_labels
+from diffusion_lightning.training.draws import draw_all, draw_rows, drop_conditions
 from diffusion_lightning.training.ema import EMA
 from diffusion_lightning.training.epoch_loss import EpochLoss, own_part
 from diffusion_lightning.training.fused import fuse
@@ -60,7 +61,8 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
     them over all processes.
 
     Args:
-        network: called ``network(x, time_signal, labels)``; it must keep its constructor's arguments as attributes.
+        network: called ``network(x, time_signal, **conditions)``; it must keep its constructor's arguments as
+            attributes.
         sde: the forward process.
         parameterization: what the network's output means.
         objective: the loss; ``simple`` weighting at uniform times if left out.
@@ -80,8 +82,9 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         shape: of one example, ``(C, H, W)`` or ``(D,)``; taken from the data at the first use if left out.
         augment: transforms training images and tells the network how, as ``augment_labels``; its ``augment_dim`` must
             be that of the augmentation.
-        condition_dropout: the probability, in [0, 1), with which an example in training has the null class instead of
-            its own, so that the network learns to do without, as classifier-free guidance needs it; 0.1 is usual.
+        condition_dropout: the probability, in [0, 1), with which an example in training has none of its conditions, but
+            the null class and its like, so that the network learns to do without, as classifier-free guidance needs
+            it; 0.1 is usual.
 
     Raises:
         ValueError: if an argument is out of its range, ``network`` could not be rebuilt from a checkpoint, or it cannot
@@ -116,13 +119,13 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         if max_skipped_steps < 1:
             raise ValueError(f"max_skipped_steps={max_skipped_steps}: must be at least 1")
         check_choice(compile)
-        self.null_class: int | None = getattr(network, "null_class", None)
         if not 0 <= condition_dropout < 1:
             raise ValueError(f"condition_dropout={condition_dropout}: must be in [0, 1), 0 for none; 0.1 is usual")
-        if condition_dropout > 0 and self.null_class is None:
+        if condition_dropout > 0 and not has_nulls(network):
+            lacks = "no null class, which takes the place of another" if taken_by(network) else "no condition to drop"
             raise ValueError(
-                f"condition_dropout={condition_dropout}: {type(network).__name__} has no null class, which takes the "
-                "place of another: leave it out, or give a UNet with num_classes"
+                f"condition_dropout={condition_dropout}: {type(network).__name__} has {lacks}: leave it out, or give a "
+                "UNet with num_classes"
             )
         if augment is not None and (dim := getattr(network, "augment_dim", None)) != augment.dim:
             raise ValueError(
@@ -220,6 +223,14 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         if isinstance(data, BatchDataModule):
             self.class_names = data.class_names
             self.class_counts = data.class_counts() if self.has_classes else None
+        if stage == TrainerFn.FITTING and not self._data.is_trained:
+            self._standardize(data)
+
+    def _standardize(self, data: Any) -> None:
+        """Tell a network that is told a vector the mean and standard deviation of the training examples'."""
+        statistics = data.vector_statistics() if hasattr(data, "vector_statistics") else None
+        if statistics is not None and "vector" in taken_by(self.network):
+            self.network.standardize(*statistics)  # type: ignore[operator]
 
     def on_train_start(self) -> None:
         """Go on exactly where a checkpoint was saved, but for what is asked for otherwise now."""
@@ -244,22 +255,22 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         torch.manual_seed(derive_seed(global_seed(), self.global_rank, self.current_epoch, batch_idx, Stream.DROPOUT))
         self.epoch_loss.begin(self.device, anew=batch_idx == 0)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: tuple[Tensor, Condition], batch_idx: int) -> dict[str, Tensor]:
         """The batch's mean ``loss``, and for callbacks the ``losses`` and ``times`` ``(B,)`` behind it, detached.
 
-        A batch is ``(x (B, …) in [-1, 1], labels (B,))``.
+        A batch is ``(x (B, …) in [-1, 1], condition)``: labels ``(B,)``, or whatever else
+        :mod:`diffusion_lightning.conditions` names.
         """
         self._data.batch(batch, self.trainer)
-        x, labels = batch
+        x, condition = batch[0], self.condition(batch[1])
         if self.shape is None:
             self._set_shape(x.shape[1:])
         # the zero keeps the draws of a single process what they have always been
         stand = global_seed(), 0, self.current_epoch, batch_idx
         place = self.global_rank, self.trainer.world_size
-        if self.condition_dropout > 0 and self.null_class is not None:
+        if self.condition_dropout > 0 and (null := self.denoiser.null(**condition)) is not None:
             seed = derive_seed(*stand, Stream.CONDITION)
-            labels = drop_labels(labels, self.null_class, self.condition_dropout, seed, *place)
-        condition = self.condition(labels)
+            condition = drop_conditions(condition, null, self.condition_dropout, seed, *place)
         if self.augment is not None:
             x, condition["augment_labels"] = self.augment(x, derive_seed(*stand, Stream.AUGMENTATION), *place)
         drawn = self._draw(x, len(x), derive_seed(*stand, Stream.STEP))
@@ -314,18 +325,18 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: tuple[Tensor, Condition], batch_idx: int) -> dict[str, Tensor]:
         """Log the loss at times and noise that are the same in every epoch, so that epochs compare.
 
         Returns the ``losses`` and ``times`` ``(B,)`` behind it.
         """
         self._data.batch(batch, self.trainer)
-        x, labels = batch
+        x, condition = batch[0], self.condition(batch[1])
         # the last batch is smaller: it draws as much as the others, for how much falls to it depends on the processes
         size = max(len(x), getattr(self.trainer.datamodule, "batch_size", 0))  # type: ignore[attr-defined]
         drawn = self._draw(x, size, derive_seed(global_seed(), 0, batch_idx, Stream.VALIDATION))
         with self.ema_weights():
-            losses = self.objective(self.denoiser, x, drawn=drawn, **self.condition(labels))
+            losses = self.objective(self.denoiser, x, drawn=drawn, **condition)
             measured = {"": losses}
             if self.condition_dropout > 0:
                 measured["_unconditional"] = self.objective(self.denoiser, x, drawn=drawn)
@@ -334,7 +345,7 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
             self.log(name, each.mean(), on_epoch=True, prog_bar=not suffix, sync_dist=True, batch_size=len(x))
         return {"losses": losses, "times": drawn[0]}
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def test_step(self, batch: tuple[Tensor, Condition], batch_idx: int) -> dict[str, Tensor]:
         """As :meth:`validation_step`, logged as ``test/loss``."""
         return self.validation_step(batch, batch_idx)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusion_lightning.conditions import Condition, by_name, taken_by
 from diffusion_lightning.data.shares import in_shares
 from diffusion_lightning.denoiser import NetworkDenoiser
 from diffusion_lightning.progress import progress_bar
@@ -29,6 +30,8 @@ class DrawsSamples:
     """What each label stands for, as the training data say; None where they have no names."""
     class_counts: list[int] | None
     """How many training examples have each label; None if the network has no classes, or it is not known."""
+    condition_dropout: float
+    """The probability with which examples in training had none of their conditions."""
 
     device: torch.device
     """Where the weights are, and samples are drawn."""
@@ -50,6 +53,7 @@ class DrawsSamples:
         labels: int | Sequence[int] | Tensor | None = None,
         generator: torch.Generator | None = None,
         *,
+        condition: Condition | None = None,
         batch_size: int = 256,
         progress: bool = False,
         trajectory: bool | int = False,
@@ -59,9 +63,11 @@ class DrawsSamples:
         Args:
             sampler: the model's own if left out. Afterwards its ``nfe`` is that of the last batch.
             num: how many, at least 1; if left out as many as there are labels, or else 64.
-            labels: classes ``(num,)``, a tensor or a list; one number for all samples; for a conditional network 0, 1,
-                2, … in turn if left out.
+            labels: classes ``(num,)``, a tensor or a list; one number for all samples; for a network that is told
+                nothing but classes 0, 1, 2, … in turn if left out.
             generator: draws the starts and the steps' noise.
+            condition: what else the network is told, or the labels: a tensor or tensors by name, with one entry for
+                each sample (:mod:`diffusion_lightning.conditions`). What is left out is not given.
             batch_size: how many are drawn at once.
             progress: show bars, of the images and of each batch's steps.
             trajectory: return every state instead of the last; a number of at least 2: so many of them, evenly spread,
@@ -72,26 +78,30 @@ class DrawsSamples:
             ``(frames, num, *shape)``, the first frame the starts, the last the samples.
 
         Raises:
-            ValueError: if ``num`` is below 1, the shape is not known yet, the sampler does not fit the SDE, or labels
-                are not one for each sample, no classes of the network, or given to a network without classes.
+            ValueError: if ``num`` is below 1, the shape is not known yet, the sampler does not fit the SDE, labels are
+                not one for each sample, no classes of the network, or given to a network without classes, or a
+                condition is not one for each sample, or one that the network is not told, or has never done without.
         """
+        asked = dict(by_name(condition)) if condition is not None else {}
         if labels is not None:
-            labels = self._checked(labels, num)
+            asked["labels"] = self._checked(labels, num)
+        self._check_asked(asked, num)
         if num is None:
-            num = 64 if labels is None else len(labels)
+            num = len(next(iter(asked.values()))) if asked else 64
         if num < 1:
             raise ValueError(f"num={num}: at least 1 sample must be asked for")
         if self.shape is None:
             raise ValueError("shape: not known before training; give ScoreModule(shape=(C, H, W)), or (D,) for points")
         sampler = sampler if sampler is not None else self.sampler
-        if labels is None:
-            labels = self.default_labels(torch.arange(num, device=self.device))
+        if not asked:
+            asked = self.default_conditions(torch.arange(num, device=self.device))
+        self._check_left_out(asked)
         batches = []
         bar = progress_bar(total=num, desc="images", unit="image", disable=not (progress and num > batch_size))
         with self._drawing(), bar:
             for first in range(0, num, batch_size):
                 size = min(batch_size, num - first)
-                cond: dict[str, Any] = {} if labels is None else {"labels": labels[first : first + size]}
+                cond = {name: rows[first : first + size].to(self.device) for name, rows in asked.items()}
                 batch = sampler(
                     self.denoiser,
                     (size, *self.shape),
@@ -109,9 +119,36 @@ class DrawsSamples:
         """The context that samples are drawn in."""
         return nullcontext()
 
-    def condition(self, labels: Tensor) -> dict[str, Any]:
-        """What the network is conditioned on: the labels if it has classes, else nothing."""
-        return {"labels": labels} if self.has_classes else {}
+    def condition(self, given: Condition) -> dict[str, Any]:
+        """Of the conditions of a batch those that the network is told, by name and where it is."""
+        told = taken_by(self.network)
+        return {name: rows.to(self.device) for name, rows in by_name(given).items() if name in told} if told else {}
+
+    def default_conditions(self, indices: Tensor) -> dict[str, Tensor]:
+        """What samples of these indices are asked for unless told otherwise: the classes in turn.
+
+        Nothing of a network without classes, or of one that is told more than classes, for those go together.
+        """
+        labels = self.default_labels(indices) if taken_by(self.network) == ("labels",) else None
+        return {"labels": labels} if labels is not None else {}
+
+    def _check_asked(self, asked: dict[str, Tensor], num: int | None) -> None:
+        told = taken_by(self.network)
+        lengths = {name: len(rows) for name, rows in asked.items()}
+        for name, length in lengths.items():
+            if name not in told:
+                takes = f"it takes {', '.join(told)}" if told else "it takes none"
+                raise ValueError(f"condition: {type(self.network).__name__} is told no {name}: {takes}")
+            if length != (needed := next(iter(lengths.values())) if num is None else num):
+                raise ValueError(f"condition: {name} has {length} rows: must be {needed}, one for each sample")
+
+    def _check_left_out(self, asked: dict[str, Tensor]) -> None:
+        left_out = [name for name in taken_by(self.network) if name not in asked]
+        if left_out and not self.condition_dropout and set(taken_by(self.network)) != {"labels"}:
+            raise ValueError(
+                f"condition: {' and '.join(left_out)} must be given: the model was trained with condition_dropout=0, "
+                "and has never done without"
+            )
 
     def _checked(self, labels: int | Sequence[int] | Tensor, num: int | None) -> Tensor:
         """Labels as int64 ``(num,)``, where the network is."""
@@ -168,6 +205,7 @@ class TrainedModel(DrawsSamples):
         shape: of one example.
         class_names: what each label stands for.
         class_counts: training examples of each label.
+        condition_dropout: the probability with which examples in training had none of their conditions.
     """
 
     def __init__(
@@ -177,12 +215,14 @@ class TrainedModel(DrawsSamples):
         shape: Sequence[int] | None,
         class_names: list[str] | None = None,
         class_counts: list[int] | None = None,
+        condition_dropout: float = 0.0,
     ) -> None:
         self.denoiser = denoiser
         self.sampler = sampler
         self.shape = tuple(shape) if shape is not None else None
         self.class_names = class_names
         self.class_counts = class_counts
+        self.condition_dropout = condition_dropout
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -204,7 +244,12 @@ class TrainedModel(DrawsSamples):
         _load_averages(denoiser, checkpoint)
         sampler: Sampler = build(_Drawing, {"sampler": recipe["sampler"]}).sampler
         return cls(
-            denoiser.to(device).eval(), sampler, recipe["shape"], own.get("class_names"), own.get("class_counts")
+            denoiser.to(device).eval(),
+            sampler,
+            recipe["shape"],
+            own.get("class_names"),
+            own.get("class_counts"),
+            recipe.get("condition_dropout", 0.0),
         )
 
 

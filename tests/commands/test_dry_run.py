@@ -63,7 +63,7 @@ class Matrix(nn.Module):
 @pytest.mark.parametrize("batch", [1, 5])
 def test_flops_of_a_matrix_product(batch: int) -> None:
     module = ScoreModule(Matrix(24), VPSDE(), NoisePrediction(), shape=(24,))
-    forward, step = flops(module, torch.randn(batch, 24), torch.zeros(batch, dtype=torch.int64))
+    forward, step = flops(module, torch.randn(batch, 24), {})
     assert forward == 2 * 24**2
     assert step == 4 * 24**2
     assert module.network.layer.weight.grad is None
@@ -120,8 +120,7 @@ def test_only_a_gpu_is_waited_for(monkeypatch):
 
 
 def test_what_is_timed_is_finished(make_module, make_trainer, events):
-    x, labels = torch.zeros(1, 1, 28, 28), torch.zeros(1, dtype=torch.int64)
-    seconds = seconds_per_evaluation(make_trainer(), make_module(), x, labels, size=2)
+    seconds = seconds_per_evaluation(make_trainer(), make_module(), torch.zeros(1, 1, 28, 28), {}, size=2)
     assert events == ["wait for cpu", "clock", "denoise on cpu", "wait for cpu", "clock"] * 2
     assert seconds == (10 - 7) / 2  # between the second pair of looks
 

@@ -274,3 +274,137 @@ def test_points_of_two_classes_train_without(make_trainer, make_module):
     make_trainer(limit_train_batches=1, limit_val_batches=0).fit(
         make_module(network=MLP()), datamodule=Points(num_points=256)
     )
+
+
+# --- conditions that are no classes ---------------------------------------------------------------------------------
+
+
+class Told(nn.Module):
+    """A network that is told what its arguments say, as the networks of the package are."""
+
+    def __init__(self, **widths: int) -> None:
+        super().__init__()
+        names = {"num_classes": "labels", "condition_dim": "vector", "condition_channels": "picture"}
+        names["context_dim"] = "tokens"
+        self.conditions = tuple(names[width] for width in widths)
+        for width in names:
+            setattr(self, width, widths.get(width))
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:
+        assert conditions.keys() == set(self.conditions)
+        return x
+
+
+SPECTRUM = {"shape": (1, 8, 8), "num_classes": 1, "condition_dim": 4, "condition_channels": None, "context_dim": None}
+
+UNTOLD = {
+    "no vector": (
+        {"condition_dim": 2},
+        {"condition_dim": None},
+        "model.network.condition_dim=2: Data gives no vector: give --model.network.condition_dim null",
+    ),
+    "another vector": (
+        {"condition_dim": 2},
+        {},
+        "model.network.condition_dim=2: Data gives a vector of 4 numbers: give --model.network.condition_dim 4, or "
+        "--model.network.condition_dim null to train without",
+    ),
+    "nobody listens": (
+        {},
+        {},
+        "data.condition: Data gives a vector of 4 numbers, which the network is not told: give "
+        "--model.network.condition_dim 4, or leave data.condition out",
+    ),
+    "no picture": (
+        {"condition_dim": 4, "condition_channels": 1},
+        {},
+        "model.network.condition_channels=1: Data gives no picture: give --model.network.condition_channels null",
+    ),
+    "other tokens": (
+        {"context_dim": 3},
+        {"condition_dim": None, "context_dim": 5},
+        "model.network.context_dim=3: Data gives tokens of 5 numbers each: give --model.network.context_dim 5, or "
+        "--model.network.context_dim null to train without",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNTOLD)
+def test_what_a_network_is_to_be_told_and_what_data_tell_are_held_together(case):
+    widths, attributes, message = UNTOLD[case]
+    with pytest.raises(ValueError) as error:  # noqa: PT011 — the whole message is compared
+        check_compatible(Told(**widths), Data(**{**SPECTRUM, **attributes}))
+    assert str(error.value) == message
+    check_compatible(Told(condition_dim=4), Data(**SPECTRUM))
+    check_compatible(Told(condition_dim=4), Data(shape=(1, 8, 8)))  # of data that do not say it, the batch tells
+
+
+TOLD: dict[str, tuple[dict[str, int], Any, str]] = {
+    "a vector of another length": (
+        {"condition_dim": 2},
+        torch.zeros(4, 3),
+        r"Data: its vector is float32 \(4, 3\): Told takes floats \(B, 2\) for condition_dim=2; give "
+        "--model.network.condition_dim 3",
+    ),
+    "whole numbers": (
+        {"condition_dim": 2},
+        {"vector": torch.zeros(4, 2).long()},
+        r"vector is int64 \(4, 2\): Told takes",
+    ),
+    "a number for each": ({"condition_dim": 1}, torch.zeros(4), r"a condition is float32 \(4,\): must be .*; Told is"),
+    "another number of rows": ({"condition_dim": 2}, torch.zeros(3, 2), r"its vector is float32 \(3, 2\): Told takes"),
+    "none of it": (
+        {"condition_dim": 2},
+        torch.zeros(4).long(),
+        r"a batch has no vector, which Told is told \(condition_",
+    ),
+    "one of two": (
+        {"num_classes": 3, "condition_dim": 2},
+        {"labels": torch.zeros(4).long()},
+        r"no vector, which Told is told \(condition_dim=2\): give such, or --model.network.condition_dim null",
+    ),
+    "a class too many": (
+        {"num_classes": 3, "condition_dim": 2},
+        {"labels": torch.full((4,), 3), "vector": torch.zeros(4, 2)},
+        "labels from 3 to 3: the network's are 0 … 2",
+    ),
+    "a name of nothing": (
+        {"condition_dim": 2},
+        {"angle": torch.zeros(4, 2)},
+        "the name 'angle': must be one of labels",
+    ),
+    "a picture of more channels": (
+        {"condition_channels": 1},
+        torch.zeros(4, 3, 8, 8),
+        r"its picture is float32 \(4, 3, 8, 8\): Told takes floats \(B, 1, …\) for condition_channels=1; give",
+    ),
+    "tokens": (
+        {"context_dim": 6},
+        torch.zeros(4, 9, 5),
+        r"its tokens are float32 \(4, 9, 5\): Told takes floats \(B, L, 6\) for context_dim=6; give",
+    ),
+    "texts": (
+        {"context_dim": 6},
+        ["a"] * 4,
+        "Data: a condition is of type list: must be a tensor, or tensors by name; Told is told tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_a_condition_that_a_network_cannot_be_told(case):
+    widths, condition, message = TOLD[case]
+    with pytest.raises(ValueError, match=message):
+        check_batch(Told(**widths), (X, condition), Data(shape=(1, 8, 8)))
+
+
+def test_conditions_that_fit_pass():
+    labels, vector = torch.zeros(4).long(), torch.full((4, 2), torch.nan)
+    check_batch(Told(condition_dim=2), (X, vector), Data())
+    check_batch(Told(condition_dim=2), (X, {"labels": labels, "vector": vector}), Data())
+    check_batch(Told(num_classes=3, condition_dim=2), (X, {"labels": labels, "vector": vector}), Data())
+    check_batch(Told(num_classes=3), (X, {"labels": labels, "vector": vector}), Data())
+    check_batch(Told(condition_channels=1), (X, X[..., ::4, ::4]), Data())
+    check_batch(Told(context_dim=6), (X, torch.zeros(4, 0, 6)), Data())
+    # what is still to be added is asked of the batch
+    check_batch(Told(condition_channels=1), (X, labels), Data(), is_raw=True)

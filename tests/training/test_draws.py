@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from torch import Tensor
 
 from diffusion_lightning import VPSDE, DenoisingScoreMatching, KarrasSDE, LogNormalTimes
 from diffusion_lightning.philox import normal_rows
 from diffusion_lightning.training import draws
 from diffusion_lightning.training.checkpoint_file import KEY
-from diffusion_lightning.training.draws import draw_all, draw_rows, drop_labels
+from diffusion_lightning.training.draws import draw_all, draw_rows, drop_conditions
 
 CASES = [(DenoisingScoreMatching(), VPSDE()), (DenoisingScoreMatching("karras", LogNormalTimes()), KarrasSDE())]
 
@@ -62,22 +63,39 @@ def test_an_objective_that_draws_by_itself_is_asked():
     assert torch.equal(t, draw_rows(*CASES[0], torch.zeros(4, 3), 4, 5, 1, 2)[0])
 
 
+def dropped_of(labels: Tensor, seed: int, rank: int = 0, processes: int = 1) -> Tensor:
+    null = {"labels": torch.full_like(labels, 10)}
+    return drop_conditions({"labels": labels}, null, 0.1, seed, rank, processes)["labels"]
+
+
 def test_conditions_are_dropped_at_their_rate_whatever_the_number_of_processes():
     labels = torch.arange(20_000) % 10
-    dropped = drop_labels(labels, 10, 0.1, 5, 0, 1)
+    dropped = dropped_of(labels, 5)
     rate = (dropped == 10).float().mean().item()
     assert abs(rate - 0.1) < 5 * (0.1 * 0.9 / 20_000) ** 0.5
     assert torch.equal(dropped[dropped != 10], labels[dropped != 10])
     # each class as often, and others in the next batch
     for label in range(10):
         assert abs((dropped[labels == label] == 10).float().mean() - 0.1) < 5 * (0.1 * 0.9 / 2000) ** 0.5
-    other = drop_labels(labels, 10, 0.1, 6, 0, 1)
+    other = dropped_of(labels, 6)
     assert abs(((other == 10) & (dropped == 10)).float().mean() - 0.01) < 5 * (0.01 / 20_000) ** 0.5
     for processes in (2, 4, 64):
         size = len(labels) // processes
         for rank in (0, processes - 1):
-            own = drop_labels(labels[rank::processes][:size], 10, 0.1, 5, rank, processes)
+            own = dropped_of(labels[rank::processes][:size], 5, rank, processes)
             assert torch.equal(own, dropped[rank::processes][:size])
+
+
+def test_an_example_loses_all_its_conditions_or_none():
+    given = {"labels": torch.arange(200) % 10, "vector": torch.ones(200, 3), "picture": torch.ones(200, 1, 4, 4)}
+    null = {"labels": torch.full((200,), 10), **{name: given[name] * torch.nan for name in ("vector", "picture")}}
+    dropped = drop_conditions(given, null, 0.3, 5, 0, 1)
+    gone = dropped["labels"] == 10
+    assert 30 < gone.sum() < 90
+    for name in ("vector", "picture"):
+        assert torch.equal(dropped[name].flatten(1).isnan().all(1), gone)
+        assert torch.equal(dropped[name][~gone], given[name][~gone])
+    assert torch.equal(gone, drop_conditions({"vector": given["vector"]}, null, 0.3, 5, 0, 1)["vector"][:, 0].isnan())
 
 
 class AsBefore(Callback):
