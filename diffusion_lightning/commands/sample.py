@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from diffusion_lightning.commands.asked import asked_for
 from diffusion_lightning.commands.drawing import add_drawing_options, drawing_context, load_on_device
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
@@ -13,7 +14,6 @@ from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.images import FORMATS, image_grid, is_picture, points_picture, to_uint8, write_picture
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.broken_samples import broken_samples, count_broken, warn_of_broken
-from diffusion_lightning.training.trained import TrainedModel
 
 
 def sample_command(args: list[str]) -> None:
@@ -27,7 +27,7 @@ def sample_command(args: list[str]) -> None:
     """
     options = sample_parser().parse_args(args)
     given = sample_parser().instantiate(options)
-    if options.num < 1:
+    if options.num is not None and options.num < 1:
         raise UsageError(f"num={options.num}: at least 1 sample must be asked for")
     if options.batch_size < 1:
         raise UsageError(f"batch_size={options.batch_size}: must be at least 1")
@@ -49,23 +49,28 @@ def sample_command(args: list[str]) -> None:
     if model.shape is not None and len(model.shape) != 3 and options.scale > 1:
         raise UsageError(f"scale={options.scale}: points are plotted, and have no pixels: leave it out")
     _check_writable(output)
-    labels = _labels(options.labels, options.num, model)
+    num, asked = asked_for(options.labels, options.condition, options.num, model)
 
     generator = torch.Generator(model.device).manual_seed(options.seed)
     start = time.perf_counter()
     with drawing_context(options.precision, model.device):
         samples = model.sample(
-            sampler, options.num, labels, generator, batch_size=options.batch_size, progress=not options.quiet
+            sampler,
+            num,
+            generator=generator,
+            condition=asked,
+            batch_size=options.batch_size,
+            progress=not options.quiet,
         ).cpu()
     seconds = time.perf_counter() - start
 
     broken = count_broken(samples)
-    if broken == options.num:
-        raise FloatingPointError(f"{broken_samples(broken, options.num)}: nothing is written")
-    warn_of_broken(broken, options.num, _shown(samples, output))
+    if broken == num:
+        raise FloatingPointError(f"{broken_samples(broken, num)}: nothing is written")
+    warn_of_broken(broken, num, _shown(samples, output))
     _write(samples, output, options.scale)
     print(
-        f"{options.num} samples in {seconds:.1f} s ({options.num / seconds:.1f} images/s), "
+        f"{num} samples in {seconds:.1f} s ({num / seconds:.1f} images/s), "
         f"{type(sampler).__name__}, {sampler.nfe} NFE, EMA weights: {output}"
     )
 
@@ -78,7 +83,12 @@ def sample_parser() -> OneLineParser:
         description="Draw samples from a checkpoint with its EMA weights.",
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help=CKPT_PATH)
-    parser.add_argument("--num", type=int, default=64, help="How many samples.")
+    parser.add_argument(
+        "--num",
+        type=int | None,
+        default=None,
+        help="How many samples, 64 by default; with --condition of each of its rows, 1 by default.",
+    )
     parser.add_argument(
         "--sampler", type=Sampler | None, default=None, help="Heun, PredictorCorrector, …; the checkpoint's by default."
     )
@@ -91,20 +101,17 @@ def sample_parser() -> OneLineParser:
         "picture: as it is).",
     )
     parser.add_argument("--scale", type=int, default=1, help="The side of the square that a pixel of pictures becomes.")
-    parser.add_argument("--labels", type=list[int] | None, default=None, help="Classes, repeated in turn.")
+    parser.add_argument(
+        "--labels", type=list[int | str] | None, default=None, help="Classes, by number or name, repeated in turn."
+    )
+    parser.add_argument(
+        "--condition",
+        type=str | None,
+        default=None,
+        help="x.csv (columns as in the training data, and label) or x.npz (arrays vector, picture, tokens, labels).",
+    )
     add_drawing_options(parser)
     return parser
-
-
-def _labels(given: list[int] | None, num: int, model: TrainedModel) -> Tensor | None:
-    if given is None:
-        return None
-    classes = getattr(model.network, "num_classes", None)
-    if not classes:
-        raise UsageError(f"labels={given}: the checkpoint's network has no classes: leave it out")
-    if not given or min(given) < 0 or max(given) >= classes:
-        raise UsageError(f"labels={given}: must be classes from 0 to {classes - 1}")
-    return torch.tensor(given, device=model.device).repeat(-(-num // len(given)))[:num]
 
 
 def _check_writable(output: Path) -> None:

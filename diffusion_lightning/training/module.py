@@ -158,6 +158,8 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         """What each label stands for, as the training data say; None where they have no names."""
         self.class_counts: list[int] | None = None
         """How many training examples have each label; None if the network has no classes, or it is not known."""
+        self.vector_names: list[str] | None = None
+        """What the numbers of a vector are, as the training data say; None where they have no names."""
         self._data = DataCheck(network)
         self._evaluation = ExitStack()
         self._compile: Compile = compile  # what is still to be done
@@ -222,6 +224,7 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
             self._set_shape(data.shape)
         if isinstance(data, BatchDataModule):
             self.class_names = data.class_names
+            self.vector_names = getattr(data, "vector_names", None)
             self.class_counts = data.class_counts() if self.has_classes else None
         if stage == TrainerFn.FITTING and not self._data.is_trained:
             self._standardize(data)

@@ -25,6 +25,7 @@ class Restores(LightningModule):
     ema: EMA
     shape: tuple[int, ...] | None
     class_names: list[str] | None
+    vector_names: list[str] | None
     class_counts: list[int] | None
     draws_own_rows: bool
     """Of the noise; a run of 0.2.0 or before goes on to draw that of all processes, which is another one."""
@@ -68,6 +69,7 @@ class Restores(LightningModule):
         self.ema.decay = self.hparams["ema_decay"]
         if self.class_names is None and self.class_counts is None:  # else the data have been asked already
             self.class_names = checkpoint[KEY].get("class_names")
+            self.vector_names = checkpoint[KEY].get("vector_names")
             self.class_counts = checkpoint[KEY].get("class_counts")
         if is_resumed:
             self._resumption.read(self, checkpoint)  # type: ignore[arg-type]

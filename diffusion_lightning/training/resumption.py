@@ -36,6 +36,7 @@ def write_run(module: "ScoreModule", checkpoint: dict[str, Any]) -> None:
         "epoch_losses": module.epoch_loss.write(module),
         "metrics": {name: value.item() for name, value in module.trainer.callback_metrics.items()},
         "class_names": module.class_names,
+        "vector_names": module.vector_names,
         "class_counts": module.class_counts,
         "used": module.watchers.write(module.trainer),
     }

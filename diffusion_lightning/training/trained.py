@@ -30,6 +30,8 @@ class DrawsSamples:
     """What each label stands for, as the training data say; None where they have no names."""
     class_counts: list[int] | None
     """How many training examples have each label; None if the network has no classes, or it is not known."""
+    vector_names: list[str] | None
+    """What the numbers of a vector are, as the training data say; None where they have no names."""
     condition_dropout: float
     """The probability with which examples in training had none of their conditions."""
 
@@ -82,7 +84,7 @@ class DrawsSamples:
                 not one for each sample, no classes of the network, or given to a network without classes, or a
                 condition is not one for each sample, or one that the network is not told, or has never done without.
         """
-        asked = dict(by_name(condition)) if condition is not None else {}
+        asked = by_name(condition) if condition is not None else {}
         if labels is not None:
             asked["labels"] = self._checked(labels, num)
         self._check_asked(asked, num)
@@ -206,6 +208,7 @@ class TrainedModel(DrawsSamples):
         class_names: what each label stands for.
         class_counts: training examples of each label.
         condition_dropout: the probability with which examples in training had none of their conditions.
+        vector_names: what the numbers of a vector are.
     """
 
     def __init__(
@@ -216,6 +219,7 @@ class TrainedModel(DrawsSamples):
         class_names: list[str] | None = None,
         class_counts: list[int] | None = None,
         condition_dropout: float = 0.0,
+        vector_names: list[str] | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.sampler = sampler
@@ -223,6 +227,7 @@ class TrainedModel(DrawsSamples):
         self.class_names = class_names
         self.class_counts = class_counts
         self.condition_dropout = condition_dropout
+        self.vector_names = vector_names
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -250,6 +255,7 @@ class TrainedModel(DrawsSamples):
             own.get("class_names"),
             own.get("class_counts"),
             recipe.get("condition_dropout", 0.0),
+            own.get("vector_names"),
         )
 
 

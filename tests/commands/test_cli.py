@@ -726,7 +726,6 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         "option \"channels\": Expected a list, such as '[8,16]'. Got value: 8,16",
     ),
     "a list of one": ((*FIT, "--model.network.channels", "8"), "Expected a list, such as '[8]'. Got value: 8"),
-    "labels that are none": (("sample", "--ckpt_path", "x", "--labels", "three"), "Expected a int. Got value: three"),
     "a folder that is no run": ((*FIT, "--ckpt_path", "empty"), "ckpt_path='empty': is no run: give a run's folder"),
     "sample of no run": (("sample", "--ckpt_path", "last"), "ckpt_path='last': no run in runs has a checkpoint"),
     "sample at no scale": (("sample", "--ckpt_path", "good.ckpt", "--scale", "0"), "scale=0: must be at least 1"),
