@@ -63,6 +63,7 @@ _HOME = {
         "BatchDataModule",
         "ImageDataModule",
         "TensorImages",
+        "ConditionSource",
     ),
     "metrics.evaluation": ("evaluate",),
     "metrics.reference": ("Reference",),

@@ -4,6 +4,7 @@ What a network takes, its ``forward`` alone knows. So it is tried, on tensors wi
 draws nothing and leaves the network as it is. Its attributes then serve to say which option would be right.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -67,7 +68,8 @@ def check_batch(network: nn.Module, batch: Any, data: Any, is_raw: bool = False)
     name, shape = type(data).__name__ if data is not None else "data", getattr(data, "shape", None)
     if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
         raise ValueError(f"{name}: a batch is {_kind(batch)}: must be (x, labels), tensors of (B, …) and (B,)")
-    x, labels = batch
+    x, condition = batch
+    labels = condition.get("labels") if isinstance(condition, Mapping) else condition
     if shape is not None and x.shape[1:] != tuple(shape):
         raise ValueError(f"{name}: has examples of shape {tuple(x.shape[1:])}, but its attribute shape is {shape}")
     if not (x.is_floating_point() or (is_raw and x.dtype == torch.uint8)):
