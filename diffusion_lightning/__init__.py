@@ -74,6 +74,7 @@ _HOME = {
     "export": ("load_denoiser", "load_sampler"),
     "callbacks": (
         "SampleGrid",
+        "ConditionGrid",
         "DenoisingProcess",
         "VectorField",
         "FIDCallback",

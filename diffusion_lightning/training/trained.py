@@ -1,7 +1,7 @@
 """A trained model as it draws samples: with Lightning around it or without."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +50,7 @@ class DrawsSamples:
         labels: int | Sequence[int] | Tensor | None = None,
         generator: torch.Generator | None = None,
         *,
+        condition: Mapping[str, Tensor] | None = None,
         batch_size: int = 256,
         progress: bool = False,
         trajectory: bool | int = False,
@@ -62,6 +63,7 @@ class DrawsSamples:
             labels: classes ``(num,)``, a tensor or a list; one number for all samples; for a conditional network 0, 1,
                 2, … in turn if left out.
             generator: draws the starts and the steps' noise.
+            condition: other conditions by name, each with one row for each sample, where the network is.
             batch_size: how many are drawn at once.
             progress: show bars, of the images and of each batch's steps.
             trajectory: return every state instead of the last; a number of at least 2: so many of them, evenly spread,
@@ -92,6 +94,7 @@ class DrawsSamples:
             for first in range(0, num, batch_size):
                 size = min(batch_size, num - first)
                 cond: dict[str, Any] = {} if labels is None else {"labels": labels[first : first + size]}
+                cond |= {name: rows[first : first + size] for name, rows in (condition or {}).items()}
                 batch = sampler(
                     self.denoiser,
                     (size, *self.shape),
