@@ -7,7 +7,7 @@ images, uint8 (B, C, H, W): normalization and flips happen on the training devic
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,28 +15,21 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from diffusion_lightning.conditions import Condition, by_name
+from diffusion_lightning.conditions import Condition
 from diffusion_lightning.data.arguments import check_at_least
 from diffusion_lightning.data.condition import ConditionSource, downsampled
+from diffusion_lightning.data.examples import TellsOfExamples
 from diffusion_lightning.data.loader import BatchLoader, image_batches, leave_signals
-from diffusion_lightning.data.order import BatchOrder, BatchSet, FixedBatchOrder, Indices
+from diffusion_lightning.data.order import BatchOrder, FixedBatchOrder, Indices
 from diffusion_lightning.data.tensor_images import ImageSet, TensorImages, normalize, random_flip
-from diffusion_lightning.randomness import Stream, derive_seed, draw_some, global_seed
+from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 
 
-class BatchDataModule(LightningDataModule, ABC):
+class BatchDataModule(TellsOfExamples, LightningDataModule, ABC):
     """Training and held-out examples, read as whole batches; the held-out ones serve validation and test alike.
 
     Loaders yield `(x (B, …), condition)`: labels, int64 (B,), or what else `conditions` names. A subclass gives `sets`,
-    `shape` and `num_classes`, and of the other attributes those that its conditions have.
-
-    Attributes:
-        shape: of one example, known before `setup`, as is all that follows.
-        num_classes: labels are in [0, num_classes).
-        class_names: of each label what it stands for; None where they have no names.
-        condition_dim: D of a vector (B, D); None if the condition holds none.
-        condition_channels: of a picture (B, C, …); None if the condition holds none.
-        context_dim: D of tokens (B, L, D); None if the condition holds none.
+    and of the attributes of `TellsOfExamples` `shape`, `num_classes` and those that its conditions have.
 
     Args:
         batch_size: examples per batch and process.
@@ -48,13 +41,6 @@ class BatchDataModule(LightningDataModule, ABC):
     Raises:
         ValueError: if an argument is out of its range.
     """
-
-    shape: tuple[int, ...]
-    num_classes: int
-    class_names: list[str] | None = None
-    condition_dim: int | None = None
-    condition_channels: int | None = None
-    context_dim: int | None = None
 
     def __init__(
         self, batch_size: int = 128, num_workers: int = 0, num_predict: int = 64, seed: int | None = None
@@ -68,75 +54,9 @@ class BatchDataModule(LightningDataModule, ABC):
         self.num_predict = num_predict
         self.seed = seed
 
-    @abstractmethod
-    def sets(self) -> tuple[BatchSet, BatchSet]:
-        """The training examples and the held-out ones, made at the first call and then kept."""
-
     def setup(self, stage: str | None = None) -> None:
         """Make the examples, once."""
         self.sets()
-
-    def class_counts(self) -> list[int]:
-        """How many training examples have each label from 0 on.
-
-        They are counted in the set's ``labels``, int64 (N,); a set without such an attribute is read once. Where there
-        are no labels all examples are of one class.
-
-        Raises:
-            ValueError: if the labels are no classes: not whole numbers from 0 on.
-        """
-        labels = self._of_training("labels")
-        if labels is None:
-            return [len(self.sets()[0])]  # type: ignore[arg-type]
-        if labels.is_floating_point() or labels.ndim != 1 or labels.min() < 0:
-            raise ValueError(f"{type(self).__name__}: its labels are no classes: must be whole numbers (N,) from 0 on")
-        return torch.bincount(labels, minlength=self.num_classes).tolist()
-
-    def vector_statistics(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and standard deviation of the training examples' vectors, float32 (D,) of sums in float64.
-
-        The deviation divides by N and is 0 where all are the same. They are of the set's ``vectors``, (N, D); a set
-        without such an attribute is read once. None without vectors.
-        """
-        vectors = self._of_training("vector") if self.condition_dim is not None else None
-        if vectors is None:
-            return None
-        std, mean = torch.std_mean(vectors.double(), dim=0, correction=0)
-        return mean.float(), std.float()
-
-    def examples(self, indices: Iterable[int], held_out: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
-        """A batch as a network would get it, unaugmented: x (B, …) and its conditions by name, on the CPU.
-
-        Args:
-            indices: in the set.
-            held_out: of the held-out examples, or of those to train on.
-        """
-        examples: Any = self.sets()[1 if held_out else 0]
-        x, condition = self._ready(*examples[[int(index) for index in indices]])
-        return x, self._named(condition)
-
-    def first_held_out(self, num: int) -> Tensor:
-        """The indices of the first ``num`` held-out examples in the order that validation reads them, int64."""
-        return draw_some(num, len(self.sets()[1]), self._seed)  # type: ignore[arg-type]
-
-    def _ready(self, x: Tensor, condition: Condition) -> tuple[Tensor, Condition]:
-        """A batch of a set as a network gets it."""
-        return x, condition
-
-    def _named(self, condition: Condition) -> dict[str, Tensor]:
-        """A batch's conditions by name; of one class alone the labels say nothing, and are left out."""
-        return {name: value for name, value in by_name(condition).items() if name != "labels" or self.num_classes > 1}
-
-    def _of_training(self, name: Literal["labels", "vector"]) -> Tensor | None:
-        """That condition of all training examples; None if they have none."""
-        examples = self.sets()[0]
-        held = getattr(examples, {"labels": "labels", "vector": "vectors"}[name], None)
-        if held is not None:
-            return held
-        order = BatchOrder(len(examples), 500, shuffle=False, drop_last=False)  # type: ignore[arg-type]
-        read = [by_name(examples[batch][1]).get(name) for batch in order]  # type: ignore[index]
-        given = [part for part in read if part is not None]
-        return torch.cat(given) if given else None
 
     def train_dataloader(self) -> DataLoader:
         """This rank's share in a new order each epoch; equally many batches on every rank."""

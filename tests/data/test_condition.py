@@ -137,6 +137,17 @@ def test_statistics_of_a_set_that_does_not_hold_its_vectors_are_read():
     assert data.class_counts() == held.class_counts() == [6, 5, 5]
 
 
+def test_statistics_leave_out_vectors_that_are_none():
+    data = Noise(vectors=True)
+    data.vectors[3, 1] = torch.nan
+    given = data.vectors[:16][torch.arange(16) != 3].double()
+    mean, std = data.vector_statistics()
+    torch.testing.assert_close(mean, given.mean(0).float(), rtol=0, atol=0)
+    torch.testing.assert_close(std, given.std(0, correction=0).float(), rtol=0, atol=0)
+    data.vectors[:16] = torch.nan
+    assert data.vector_statistics() is None
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
