@@ -63,6 +63,7 @@ _HOME = {
         "BatchDataModule",
         "ImageDataModule",
         "TensorImages",
+        "ConditionSource",
     ),
     "metrics.evaluation": ("evaluate",),
     "metrics.reference": ("Reference",),
@@ -73,6 +74,7 @@ _HOME = {
     "export": ("load_denoiser", "load_sampler"),
     "callbacks": (
         "SampleGrid",
+        "ConditionGrid",
         "DenoisingProcess",
         "VectorField",
         "FIDCallback",

@@ -40,6 +40,7 @@ class Stream(IntEnum):
     CONDITION = 14
     EVALUATION = 17
     SUBSET = 18
+    CONDITION_GRID = 19
 
 
 def global_seed() -> int:

@@ -86,7 +86,8 @@ def options(recipe: dict[str, Any]) -> list[str]:
     elif data == "Points":
         changes["data.batch_size"] = 256
     else:
-        changes["data"] = {"class_path": "EmbeddedMNIST", "init_args": {"batch_size": 8}}
+        condition = recipe["data"]["init_args"].get("condition")
+        changes["data"] = {"class_path": "EmbeddedMNIST", "init_args": {"batch_size": 8, "condition": condition}}
     return [
         part
         for name, value in changes.items()

@@ -2,6 +2,7 @@
 
 from diffusion_lightning.callbacks.best_checkpoint import BestCheckpoint
 from diffusion_lightning.callbacks.checkpoints import LastCheckpoint
+from diffusion_lightning.callbacks.condition_grid import ConditionGrid
 from diffusion_lightning.callbacks.denoising_process import DenoisingProcess
 from diffusion_lightning.callbacks.fid import FIDCallback
 from diffusion_lightning.callbacks.graceful_stop import GracefulStop
@@ -15,6 +16,7 @@ from diffusion_lightning.callbacks.vector_field import VectorField
 
 __all__ = [
     "BestCheckpoint",
+    "ConditionGrid",
     "DenoisingProcess",
     "FIDCallback",
     "GracefulStop",

@@ -4,7 +4,6 @@ from typing import Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
 from diffusion_lightning.callbacks.pictures import (
     check_at_least_one,
@@ -92,7 +91,7 @@ class SampleGrid(PictureCallback):
             progress=trainer.is_global_zero,
             trajectory=FRAMES if is_animated else False,
         )
-        states = self._of_all(pl_module, drawn if is_animated else drawn[None])
+        states = self._of_all(pl_module, drawn if is_animated else drawn[None], self.num_samples)
         path = epoch_path(trainer, self.name)
         warn_of_broken(count_broken(states[-1]), self.num_samples)
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -100,10 +99,3 @@ class SampleGrid(PictureCallback):
             if is_animated:
                 frames = [*(image_grid(visible(state)) for state in states[:-1]), image_grid(states[-1])]
                 leave_animation(trainer, self.name, frames, path.with_suffix(".gif"))
-
-    def _of_all(self, pl_module: ScoreModule, states: Tensor) -> Tensor:
-        """The states ``(frames, share, C, H, W)`` of all processes' samples as ``(frames, num_samples, C, H, W)``."""
-        gathered = pl_module.all_gather(states)
-        assert isinstance(gathered, Tensor)
-        by_process = gathered.reshape(-1, *states.shape)
-        return by_process.transpose(0, 1).flatten(1, 2)[:, : self.num_samples]

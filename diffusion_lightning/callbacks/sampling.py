@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from diffusion_lightning.callbacks.pictures import check_images, is_due
 from diffusion_lightning.samplers import Sampler
@@ -63,6 +64,13 @@ class PictureCallback(SamplingCallback):
                 f"{type(self).__name__} shows values from -1 to 1, those of the training images reach {largest:.4g}: "
                 "what is beyond is drawn as black or white; scale the data to [-1, 1]"
             )
+
+    def _of_all(self, pl_module: ScoreModule, states: Tensor, total: int) -> Tensor:
+        """The states ``(frames, share, C, H, W)`` of all processes' samples as ``(frames, total, C, H, W)``."""
+        gathered = pl_module.all_gather(states)
+        assert isinstance(gathered, Tensor)
+        by_process = gathered.reshape(-1, *states.shape)
+        return by_process.transpose(0, 1).flatten(1, 2)[:, :total]
 
 
 class Measurement(SamplingCallback):

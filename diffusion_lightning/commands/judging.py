@@ -14,6 +14,7 @@ from torch import Tensor
 from diffusion_lightning.commands.comparison import Comparison
 from diffusion_lightning.commands.drawing import Precision, drawing_context
 from diffusion_lightning.commands.sweep import label
+from diffusion_lightning.conditions import by_name
 from diffusion_lightning.data.tensor_images import ImageSet
 from diffusion_lightning.images import to_uint8, write_png
 from diffusion_lightning.likelihood import bits_per_dim
@@ -163,7 +164,8 @@ def mean_bits_per_dim(subject: Subject, held_out: ImageSet, num: int) -> tuple[d
     model, available = subject.model, len(held_out)  # type: ignore[arg-type]
     chosen = draw_some(num, available, subject.seed)
     count = len(chosen)
-    images, labels = held_out[chosen.tolist()]
+    images, condition = held_out[chosen.tolist()]
+    labels = by_name(condition).get("labels", torch.zeros(count, dtype=torch.int64))
     values = bits_per_dim(
         model.denoiser,
         images.to(model.device),

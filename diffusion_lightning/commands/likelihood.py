@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from diffusion_lightning.commands.drawing import load_on_device
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
 from diffusion_lightning.commands.usage import UsageError, check_seed
+from diffusion_lightning.conditions import by_name
 from diffusion_lightning.likelihood import Divergence, Probe, bits_per_dim, log_likelihood
 from diffusion_lightning.randomness import draw_some
 
@@ -117,10 +118,10 @@ def _held_out(data: "LightningDataModule", num: int, seed: int) -> tuple[Tensor,
     data.prepare_data()
     data.setup("test")
     if isinstance(data, BatchDataModule):
-        held_out = data.sets()[1]
-        available: int = len(held_out)  # type: ignore[arg-type]
-        x, labels = held_out[draw_some(num, available, seed).tolist()]
-        return x, labels, available
+        held_out: Any = data.sets()[1]
+        available = len(held_out)
+        x, condition = held_out[draw_some(num, available, seed).tolist()]
+        return x, by_name(condition).get("labels", torch.zeros(len(x), dtype=torch.int64)), available
     # where they cannot be asked for one by one, all are read
     xs, all_labels = zip(*data.test_dataloader(), strict=True)
     x, labels = torch.cat(xs), torch.cat(all_labels)

@@ -1,4 +1,4 @@
-"""Images and points to learn from, as LightningDataModules that yield `(x, label)`.
+"""Images and points to learn from, as LightningDataModules that yield `(x, condition)`.
 
 The names load on first use, as those of the package: what lies beside the data modules costs no Lightning.
 """
@@ -10,6 +10,7 @@ _MODULE_OF = {
     "BatchDataModule": "base",
     "ImageDataModule": "base",
     "TensorImages": "tensor_images",
+    "ConditionSource": "condition",
     "CIFAR10": "cifar10",
     "ImageFolder": "image_folder",
     "MNIST": "mnist",

@@ -15,22 +15,21 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from diffusion_lightning.conditions import Condition
 from diffusion_lightning.data.arguments import check_at_least
+from diffusion_lightning.data.condition import ConditionSource, downsampled
+from diffusion_lightning.data.examples import TellsOfExamples
 from diffusion_lightning.data.loader import BatchLoader, image_batches, leave_signals
-from diffusion_lightning.data.order import BatchOrder, BatchSet, FixedBatchOrder, Indices
+from diffusion_lightning.data.order import BatchOrder, FixedBatchOrder, Indices
 from diffusion_lightning.data.tensor_images import ImageSet, TensorImages, normalize, random_flip
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 
 
-class BatchDataModule(LightningDataModule, ABC):
+class BatchDataModule(TellsOfExamples, LightningDataModule, ABC):
     """Training and held-out examples, read as whole batches; the held-out ones serve validation and test alike.
 
-    Loaders yield `(x (B, …), int64 (B,))`. A subclass gives `sets`, `shape` and `num_classes`.
-
-    Attributes:
-        shape: of one example, known before `setup`.
-        num_classes: labels are in [0, num_classes), known before `setup`.
-        class_names: of each label what it stands for, known before `setup`; None where they have no names.
+    Loaders yield `(x (B, …), condition)`: labels, int64 (B,), or what else `conditions` names. A subclass gives `sets`,
+    and of the attributes of `TellsOfExamples` `shape`, `num_classes` and those that its conditions have.
 
     Args:
         batch_size: examples per batch and process.
@@ -42,10 +41,6 @@ class BatchDataModule(LightningDataModule, ABC):
     Raises:
         ValueError: if an argument is out of its range.
     """
-
-    shape: tuple[int, ...]
-    num_classes: int
-    class_names: list[str] | None = None
 
     def __init__(
         self, batch_size: int = 128, num_workers: int = 0, num_predict: int = 64, seed: int | None = None
@@ -59,30 +54,9 @@ class BatchDataModule(LightningDataModule, ABC):
         self.num_predict = num_predict
         self.seed = seed
 
-    @abstractmethod
-    def sets(self) -> tuple[BatchSet, BatchSet]:
-        """The training examples and the held-out ones, made at the first call and then kept."""
-
     def setup(self, stage: str | None = None) -> None:
         """Make the examples, once."""
         self.sets()
-
-    def class_counts(self) -> list[int]:
-        """How many training examples have each label from 0 on.
-
-        They are counted in the set's ``labels``, int64 (N,); a set without such an attribute is read once.
-
-        Raises:
-            ValueError: if the labels are no classes: not whole numbers from 0 on.
-        """
-        examples = self.sets()[0]
-        labels = getattr(examples, "labels", None)
-        if labels is None:
-            order = BatchOrder(len(examples), 500, shuffle=False, drop_last=False)  # type: ignore[arg-type]
-            labels = torch.cat([examples[batch][1] for batch in order])  # type: ignore[index]
-        if labels.is_floating_point() or labels.ndim != 1 or labels.min() < 0:
-            raise ValueError(f"{type(self).__name__}: its labels are no classes: must be whole numbers (N,) from 0 on")
-        return torch.bincount(labels, minlength=self.num_classes).tolist()
 
     def train_dataloader(self) -> DataLoader:
         """This rank's share in a new order each epoch; equally many batches on every rank."""
@@ -145,8 +119,9 @@ class ImageDataModule(BatchDataModule):
     """Training and held-out images; the held-out ones serve validation and test alike.
 
     Loaders yield `(uint8 (B, C, H, W), int64 (B,))`; on the training device `on_after_batch_transfer` makes the images
-    float32 in [-1, 1] and, in training, mirrors half of them at random where `flip` is set. A subclass gives
-    `load_images`, `shape` and `num_classes`.
+    float32 in [-1, 1] and, in training, mirrors half of them at random where `flip` is set. Where there are more
+    conditions than labels, a batch comes out of it with all of them by name: ``labels`` if there are classes,
+    ``vector``, ``picture``. A subclass gives `load_images`, `shape` and `num_classes`.
 
     Images in memory may be kept on the training device: a batch is then picked out there, and only its indices travel.
     The order and the batches are the same.
@@ -156,30 +131,55 @@ class ImageDataModule(BatchDataModule):
         fid_feature: the features that suit these images for FID, by their name in `metrics.features`; None leaves the
             choice to the images' shape.
         flip: whether training images are mirrored at random.
+        has_metadata: whether there may be columns that say more of each image.
 
     Args:
         on_device: keep the images on the training device. `"auto"`: on a CUDA device, a set that takes less than a
             quarter of its free memory, if there are no workers and its images are not resized batch by batch.
+        condition: what the network is to be told of an image besides its label: the image itself made small, or columns
+            of its metadata (`ImageFolder`); nothing if left out.
         kwargs: those of `BatchDataModule`.
 
     Raises:
-        ValueError: if an argument is out of its range; with `on_device=True`, if there are workers, or when a loader is
-            made, the images are not in memory.
+        ValueError: if an argument is out of its range; for columns of images without metadata; before a run begins, if
+            `condition.downsample` does not divide the images' sides; with `on_device=True`, if there are workers, or
+            when a loader is made, the images are not in memory.
     """
 
     shape: tuple[int, int, int]
     fid_feature: ClassVar[str | None] = None
     flip: bool = False
+    has_metadata: ClassVar[bool] = False
     _images: tuple[ImageSet, ImageSet] | None = None
     _fingerprint: str | None = None
 
-    def __init__(self, *, on_device: bool | Literal["auto"] = "auto", **kwargs: Any) -> None:
+    def __init__(
+        self, *, on_device: bool | Literal["auto"] = "auto", condition: ConditionSource | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if on_device not in (True, False, "auto"):
             raise ValueError(f"on_device must be true, false or 'auto', got {on_device!r}")
         if on_device is True and self.num_workers > 0:
             raise ValueError(f"on_device=True needs num_workers=0, got {self.num_workers}: workers read from memory")
+        if condition is not None and condition.columns is not None and not self.has_metadata:
+            raise ValueError(
+                f"data.condition.columns={condition.columns}: {type(self).__name__} has no metadata; give a data set "
+                "that has (ImageFolder), or data.condition.downsample"
+            )
         self.on_device = on_device
+        self.condition = condition
+
+    @property
+    def condition_channels(self) -> int | None:  # type: ignore[override]
+        """Those of the image, if its condition is the image made small.
+
+        Raises:
+            ValueError: if it cannot be made small by that factor.
+        """
+        if self.condition is None or self.condition.downsample is None:
+            return None
+        self.condition.check_sides(self.shape)
+        return self.shape[0]
 
     @abstractmethod
     def load_images(self) -> tuple[ImageSet, ImageSet]:
@@ -188,6 +188,7 @@ class ImageDataModule(BatchDataModule):
     def sets(self) -> tuple[ImageSet, ImageSet]:
         """The training images and the held-out ones, loaded at the first call."""
         if self._images is None:
+            _ = self.condition_channels  # what is wrong with it is said before anything is read
             self._images = self.load_images()
         return self._images
 
@@ -205,18 +206,18 @@ class ImageDataModule(BatchDataModule):
         """uint8 images to float32 in [-1, 1], in training with random flips; any other batch passes unchanged.
 
         Which images are flipped is a function of (seed, epoch, batch index) and of their place in the batch of all
-        processes alone.
+        processes alone. The small picture of a flipped image is flipped, too.
 
         Args:
-            batch: `(images, …)` on the training device, images uint8 (B, C, H, W).
+            batch: `(images, condition)` on the training device, images uint8 (B, C, H, W).
             dataloader_idx: not used.
 
         Returns:
-            `(images, …)` with images float32 (B, C, H, W).
+            `(images, condition)` with images float32 (B, C, H, W).
         """
         if not isinstance(batch, tuple | list):
             return batch
-        images, *rest = batch
+        images, condition = batch
         if images.dtype != torch.uint8:
             return batch
         if self.flip and self.trainer is not None and self.trainer.training:
@@ -226,7 +227,15 @@ class ImageDataModule(BatchDataModule):
             # the zero keeps the flips of a single process what they have always been
             seed = derive_seed(self._seed, 0, epoch, index, Stream.FLIP)
             images = random_flip(images, seed, self.trainer.global_rank, self.trainer.world_size)
-        return normalize(images), *rest
+        return self._ready(images, condition)
+
+    def _ready(self, x: Tensor, condition: Condition) -> tuple[Tensor, Condition]:
+        x = normalize(x) if x.dtype == torch.uint8 else x
+        factor = self.condition.downsample if self.condition is not None else None
+        if isinstance(condition, Tensor) and factor is None:
+            return x, condition
+        picture = {"picture": downsampled(x, factor)} if factor is not None else {}
+        return x, {**self._named(condition), **picture}
 
     def _loader(self, dataset: Dataset, shuffle: bool | Literal["once"] = False, drop_last: bool = False) -> DataLoader:
         return super()._loader(self._placed(dataset), shuffle, drop_last)

@@ -31,6 +31,10 @@ class ImageFolder(ImageDataModule):
     If every picture lies in a subfolder (of the folder ``train``, if all of them are in it or in the held-out one), the
     first-level subfolders, sorted, are the classes, named as they are; otherwise there is one class, 0.
 
+    With `condition.columns` the metadata of the pictures are read (:mod:`~diffusion_lightning.data.metadata`), from
+    ``metadata.csv`` or ``metadata.jsonl`` in `root`, or in the folders of the training and the held-out pictures. Its
+    columns of numbers are the vector of each picture; one of words makes the classes, in place of the folders.
+
     Args:
         root: the folder of pictures.
         image_size: height and width of the images: the shorter side is resized to it, then the centre cropped.
@@ -46,13 +50,15 @@ class ImageFolder(ImageDataModule):
 
     Raises:
         ValueError: if an argument is out of its range, a single picture is to be split, or two folders could be that
-            of the training, or of the held-out pictures.
-        FileNotFoundError: at the first use, if `root` is not a folder or has no pictures.
+            of the training, or of the held-out pictures; if the metadata are not such as they should be.
+        FileNotFoundError: at the first use, if `root` is not a folder or has no pictures, or no metadata where columns
+            are asked for, or those of pictures that are not there.
         OSError: naming all pictures that cannot be read, before a run begins; of those that stay on disk, the ones that
             are damaged in their midst only when their batch is read.
     """
 
     fid_feature = "inception"
+    has_metadata = True
     _is_shared = False
 
     def __init__(
@@ -84,13 +90,22 @@ class ImageFolder(ImageDataModule):
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
-        """Number of first-level subfolders with pictures, or 1 if there is no class; looks at names only."""
+        """Number of first-level subfolders with pictures, or of words in the metadata; 1 if there is no class.
+
+        Looks at names and metadata only.
+        """
         return max(len(self._folder.class_names), 1)
 
     @property
     def class_names(self) -> list[str] | None:  # type: ignore[override]
-        """The names of those subfolders, None if there is no class."""
+        """Those subfolders' names, or those words; None if there is no class."""
         return self._folder.class_names or None
+
+    @property
+    def condition_dim(self) -> int | None:  # type: ignore[override]
+        """How many columns of the metadata are numbers; None if there is none."""
+        metadata = self._folder.metadata
+        return len(metadata.numbers) or None if metadata is not None else None
 
     @property
     def num_workers(self) -> int:
@@ -128,8 +143,7 @@ class ImageFolder(ImageDataModule):
         if not self._is_in_memory:
             return self._files(train), self._files(held_out)
         whole = self._files().load()  # both at once, so that all that cannot be read are told of together
-        first, second = (TensorImages(whole.images[part], whole.labels[part]) for part in (train, held_out))
-        return first, second
+        return self._part_of(whole, train), self._part_of(whole, held_out)
 
     def found(self) -> str:
         """One line: how many pictures there are to train on and held out, the classes with theirs, what is left out.
@@ -161,11 +175,19 @@ class ImageFolder(ImageDataModule):
     def _files(self, part: slice = slice(None)) -> PictureFiles:
         folder = self._folder
         paths = Paths(folder.path, folder.names[part])
-        return PictureFiles(paths, folder.labels[part], self.image_size, self.channels)
+        vectors = folder.metadata.vectors if folder.metadata is not None else None
+        own = vectors[part] if vectors is not None else None
+        return PictureFiles(paths, folder.labels[part], self.image_size, self.channels, own)
+
+    @staticmethod
+    def _part_of(whole: TensorImages, part: slice) -> TensorImages:
+        vectors = whole.vectors[part] if whole.vectors is not None else None
+        return TensorImages(whole.images[part], whole.labels[part], vectors=vectors)
 
     @cached_property
     def _folder(self) -> PictureFolder:
-        return look_into(str(self.root), self.val_fraction)
+        columns = self.condition.columns if self.condition is not None else None
+        return look_into(str(self.root), self.val_fraction, columns)
 
     def _share(self, trainer: Trainer) -> None:
         """Take what the first process has found; every process must enter it.

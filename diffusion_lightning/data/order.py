@@ -1,6 +1,6 @@
 """The order of examples, a pure function of (seed, epoch): which batch holds which examples, on which rank.
 
-A set of N examples is a map-style dataset whose item is a whole batch: `dataset[indices]` is `(x (B, …), int64 (B,))`.
+A set of N examples is a map-style dataset whose item is a whole batch: `dataset[indices]` is `(x (B, …), condition)`.
 `BatchOrder` is the sampler that yields those lists of indices.
 """
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler, SequentialSampler
 
+from diffusion_lightning.conditions import Condition
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some
 
-BatchSet: TypeAlias = Dataset[tuple[Tensor, ...]]
-"""A sized map-style dataset: `dataset[indices]` is `(x (B, …), int64 (B,))`."""
+BatchSet: TypeAlias = Dataset[tuple[Condition, ...]]
+"""A sized map-style dataset: `dataset[indices]` is `(x (B, …), condition)`, labels int64 (B,) or others by name."""
 
 
 class BatchOrder(DistributedSampler[list[int]]):

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from diffusion_lightning.data.metadata import Metadata, read_metadata
 from diffusion_lightning.data.names import Names
 from diffusion_lightning.data.pictures import search
 
@@ -40,6 +41,7 @@ class PictureFolder:
         choice: how those held out were chosen, in a word or two.
         kinds: how many files of each suffix are not among the pictures.
         unread: the folders that were not looked into.
+        metadata: what its columns say of them, if any were asked for; one of words makes `labels` and `class_names`.
     """
 
     root: str
@@ -50,6 +52,7 @@ class PictureFolder:
     choice: str
     kinds: Counter[str]
     unread: list[str]
+    metadata: Metadata | None
 
     @property
     def path(self) -> Path:
@@ -66,6 +69,8 @@ class PictureFolder:
             parts.append(f"{len(names)} class{'es' * (len(names) > 1)}, trained on: {', '.join(told[:NAMED])}{more}")
         else:
             parts.append("no classes")
+        if self.metadata is not None:
+            parts.append(self.metadata.summary())
         if kinds := self.kinds:
             ignored = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in kinds.most_common(NAMED))
             parts.append(f"ignored: {ignored}{' and others' if len(kinds) > NAMED else ''}")
@@ -74,17 +79,18 @@ class PictureFolder:
         return "; ".join(parts)
 
 
-def look_into(root: str, val_fraction: float) -> PictureFolder:
+def look_into(root: str, val_fraction: float, columns: Sequence[str] | None = None) -> PictureFolder:
     """Search a folder, as `ImageFolder` says.
 
     Args:
         root: the folder; it is called ``data.root`` in errors.
         val_fraction: share of the pictures that is held out, in (0, 1), where no folders say which.
+        columns: of the metadata in the folder or in those of the parts, if they are to be read.
 
     Raises:
-        FileNotFoundError: if it is not a folder or has no pictures.
+        FileNotFoundError: if it is not a folder or has no pictures, or, with columns, as `read_metadata` does.
         ValueError: if a single picture is to be split, or two folders could be that of the training, or of the
-            held-out pictures.
+            held-out pictures; with columns as `read_metadata` does.
     """
     parts = _parts(root)
     if parts is None:
@@ -103,7 +109,15 @@ def look_into(root: str, val_fraction: float) -> PictureFolder:
         choice = f"folder {parts[1]}"
         train, names = len(training), Names(chain(training, held_out))
     class_names, labels = _classes(names, has_parts=parts is not None)
-    return PictureFolder(root, names, train, labels, class_names, choice, kinds, unread)
+    metadata = None
+    if columns is not None:
+        alone = [names[0].partition("/")[0]] if parts is None and _is_for_training(names) else []
+        folders = ["", *(f"{folder}/" for folder in parts or alone)]
+        metadata = read_metadata(root, _path(root), folders, names, unread, columns)
+        kinds -= Counter(os.path.splitext(file)[1] for file in metadata.files)
+        if metadata.labels is not None:
+            class_names, labels = metadata.class_names, metadata.labels
+    return PictureFolder(root, names, train, labels, class_names, choice, kinds, unread, metadata)
 
 
 def _path(root: str) -> Path:

@@ -18,7 +18,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 from tqdm import tqdm
 
-from diffusion_lightning.data.tensor_images import TensorImages
+from diffusion_lightning.conditions import Condition
+from diffusion_lightning.data.tensor_images import TensorImages, conditions_of
 from diffusion_lightning.messages import is_first_process
 from diffusion_lightning.progress import progress_bar
 
@@ -138,7 +139,7 @@ def fits_in_memory(count: int, shape: tuple[int, ...]) -> bool:
     return count * math.prod(shape) < IN_MEMORY_BYTES
 
 
-class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
+class PictureFiles(Dataset[tuple[Tensor, Condition]]):
     """Pictures that stay on disk and are decoded batch by batch.
 
     Args:
@@ -146,19 +147,23 @@ class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
         labels: int64 (N,).
         image_size: height and width of the images.
         channels: 1 or 3.
+        vectors: float32 (N, D), conditions beside the labels, if given.
     """
 
-    def __init__(self, paths: Sequence[Path], labels: Tensor, image_size: int, channels: int) -> None:
+    def __init__(
+        self, paths: Sequence[Path], labels: Tensor, image_size: int, channels: int, vectors: Tensor | None = None
+    ) -> None:
         self.paths = paths
         self.labels = labels
+        self.vectors = vectors
         self.image_size = image_size
         self.channels = channels
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """The batch of these pictures: uint8 (B, C, H, W) and int64 (B,).
+    def __getitem__(self, indices: list[int] | Tensor) -> tuple[Tensor, Condition]:
+        """The batch of these pictures, uint8 (B, C, H, W), and its conditions as those of `TensorImages`.
 
         Raises:
             OSError: naming all of them that cannot be read.
@@ -166,7 +171,7 @@ class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
         index = torch.as_tensor(indices)
         paths = [self.paths[i] for i in index.tolist()]
         read = _all_read(paths, map(self._read, paths))
-        return torch.stack(read), self.labels.index_select(0, index)
+        return torch.stack(read), conditions_of(index, self.labels, self.vectors)
 
     def load(self, progress: bool = True) -> TensorImages:
         """All of them in memory, decoded by a pool of threads, behind a progress bar unless told not to.
@@ -177,7 +182,7 @@ class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
         images = torch.empty(len(self), self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         for i, image in enumerate(self._each(self._read, None, "reading pictures", progress)):
             images[i] = image
-        return TensorImages(images, self.labels)
+        return TensorImages(images, self.labels, vectors=self.vectors)
 
     def sizes(self, progress: bool = True) -> list[tuple[int, int]]:
         """Width and height of each file, by its first and last bytes; what is wrong in between shows when decoded.

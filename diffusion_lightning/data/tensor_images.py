@@ -6,23 +6,29 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-ImageSet: TypeAlias = Dataset[tuple[Tensor, Tensor]]
-"""A sized map-style dataset: `dataset[indices]` is `(uint8 (B, C, H, W), int64 (B,))`."""
+from diffusion_lightning.conditions import Condition
+
+ImageSet: TypeAlias = Dataset[tuple[Tensor, Condition]]
+"""A sized map-style dataset: `dataset[indices]` is `(uint8 (B, C, H, W), int64 (B,))`, or with conditions by name."""
 
 
-class TensorImages(Dataset[tuple[Tensor, Tensor]]):
+class TensorImages(Dataset[tuple[Tensor, Condition]]):
     """Images held in memory.
 
     Args:
         images: uint8 (N, C, H, W).
         labels: int64 (N,).
         image_size: height and width that batches are resized to (bilinear, antialiased), if given.
+        vectors: float32 (N, D), conditions beside the labels, if given.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, image_size: int | None = None) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, image_size: int | None = None, vectors: Tensor | None = None
+    ) -> None:
         self.images = images
         self.labels = labels
         self.image_size = image_size
+        self.vectors = vectors
 
     @property
     def resizes(self) -> bool:
@@ -32,8 +38,8 @@ class TensorImages(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """The batch of these images: uint8 (B, C, H, W) and int64 (B,), where the images are."""
+    def __getitem__(self, indices: list[int] | Tensor) -> tuple[Tensor, Condition]:
+        """The batch of these images, uint8 (B, C, H, W), and its `conditions_of`, where the images are."""
         # to a GPU without waiting for what it is still computing
         index = torch.as_tensor(indices).to(self.images.device, non_blocking=self.images.is_cuda)
         images = self.images.index_select(0, index)
@@ -42,11 +48,18 @@ class TensorImages(Dataset[tuple[Tensor, Tensor]]):
 
             # batch by batch: whole sets of larger images would fill the memory
             images = resize(images, [self.image_size, self.image_size], antialias=True)
-        return images, self.labels.index_select(0, index)
+        return images, conditions_of(index, self.labels, self.vectors)
 
     def to(self, device: torch.device) -> "TensorImages":
-        """The same set with its images and labels on a device."""
-        return TensorImages(self.images.to(device), self.labels.to(device), self.image_size)
+        """The same set with its images and conditions on a device."""
+        vectors = self.vectors.to(device) if self.vectors is not None else None
+        return TensorImages(self.images.to(device), self.labels.to(device), self.image_size, vectors)
+
+
+def conditions_of(index: Tensor, labels: Tensor, vectors: Tensor | None) -> Condition:
+    """The conditions of some of N examples: their labels (B,), and with vectors (N, D) both by name."""
+    chosen = labels.index_select(0, index)
+    return chosen if vectors is None else {"labels": chosen, "vector": vectors.index_select(0, index)}
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_lightning.conditions import by_name
 from diffusion_lightning.data.tensor_images import ImageSet
 from diffusion_lightning.images import figure_picture
 from diffusion_lightning.randomness import draw_some
@@ -96,8 +97,8 @@ def tally_held_out(
     chosen = draw_some(HELD_OUT, len(images), seed)[rank::world_size].tolist()  # type: ignore[arg-type]
     counts = torch.zeros(3, dtype=torch.int64, device=device)
     for first in range(0, len(chosen), BATCH):
-        batch, labels = images[chosen[first : first + BATCH]]
-        counts += tally(network.logits(network(batch.to(device))), labels.to(device))
+        batch, condition = images[chosen[first : first + BATCH]]
+        counts += tally(network.logits(network(batch.to(device))), by_name(condition)["labels"].to(device))
     return counts
 
 

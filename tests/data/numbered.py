@@ -2,6 +2,7 @@
 
 import lightning.pytorch as pl
 import torch
+from lightning_utilities import apply_to_collection
 from torch import nn
 
 from diffusion_lightning import ImageDataModule, TensorImages
@@ -37,11 +38,15 @@ class Recorder(pl.LightningModule):
         self.train_batches, self.val_batches, self.predict_batches = {}, {}, []
 
     def training_step(self, batch, batch_idx):
-        self.train_batches.setdefault(self.current_epoch, []).append([part.clone() for part in batch])
+        self.train_batches.setdefault(self.current_epoch, []).append(
+            apply_to_collection(batch, torch.Tensor, torch.clone)
+        )
         return self.weight * 1.0
 
     def validation_step(self, batch, batch_idx):
-        self.val_batches.setdefault(self.current_epoch, []).append([part.clone() for part in batch])
+        self.val_batches.setdefault(self.current_epoch, []).append(
+            apply_to_collection(batch, torch.Tensor, torch.clone)
+        )
 
     def predict_step(self, batch, batch_idx):
         self.predict_batches.append(batch.clone())

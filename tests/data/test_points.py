@@ -8,7 +8,13 @@ from lightning.pytorch import seed_everything
 from diffusion_lightning import VPSDE, NoisePrediction, ScoreModule
 from diffusion_lightning.data import Points
 from diffusion_lightning.data.order import BatchOrder
-from diffusion_lightning.data.points import draw_points, inside_heart, split_normal_log_prob
+from diffusion_lightning.data.points import (
+    draw_points,
+    inside_heart,
+    moving_normal_log_prob,
+    moving_normal_moments,
+    split_normal_log_prob,
+)
 from diffusion_lightning.networks import MLP
 from diffusion_lightning.randomness import draw_some
 
@@ -173,8 +179,68 @@ def test_points_are_a_function_of_the_generator_alone(distribution):
     assert torch.equal(draw_points(distribution, 5)[0], without)
 
 
+# --- moving normal --------------------------------------------------------------------------------------------------
+
+
+def test_moving_normal_has_the_moments_it_is_said_to_have():
+    x, vector = draw("moving_normal")
+    assert (x.dtype, vector.dtype, x.shape, vector.shape) == (torch.float32, torch.float32, (N, 2), (N, 1))
+    joint = torch.cat([vector, x], dim=1).double()
+    truth = torch.tensor([[1, 1.5, 0.5], [1.5, 2.5, 0.6], [0.5, 0.6, 0.5]], dtype=torch.float64)
+    # five standard errors: √(σᵢᵢ/N) of a mean, √((σᵢᵢσⱼⱼ + σᵢⱼ²)/N) of a covariance
+    variance = truth.diag()
+    assert (joint.mean(0).abs() < 5 * (variance / N).sqrt()).all()
+    assert ((joint.T.cov() - truth).abs() < 5 * ((variance[:, None] * variance + truth**2) / N).sqrt()).all()
+
+
+def test_moving_normal_given_its_number_is_the_joint_normal_given_it():
+    """By the formula of a joint Gaussian: mean S_xc S_cc⁻¹ c, covariance S_xx − S_xc S_cc⁻¹ S_cx."""
+    vector = torch.tensor([[[-2.0], [0.0]], [[1.0], [3.0]]], dtype=torch.float64)
+    mean, covariance = moving_normal_moments(vector)
+    line = torch.tensor([1.5, 0.5], dtype=torch.float64)
+    torch.testing.assert_close(mean, vector * line)
+    whole = torch.tensor([[2.5, 0.6], [0.6, 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(covariance, whole - torch.outer(line, line))
+    x = torch.randn(2, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    exact = torch.distributions.MultivariateNormal(mean, covariance)
+    torch.testing.assert_close(moving_normal_log_prob(x, vector), exact.log_prob(x))
+
+
+def test_moving_normal_points_are_such_under_each_number():
+    x, vector = draw("moving_normal")
+    nats = moving_normal_log_prob(x, vector)
+    # −(z₁² + z₂²)/2 has the mean −1 and the variance 1
+    entropy = 1 + math.log(2 * math.pi * 0.2)
+    assert abs(nats.mean() + entropy) < 5 / math.sqrt(N)
+    aside = x - moving_normal_moments(vector)[0]
+    assert ((aside * vector).mean(0).abs() < 5 * 0.5 / math.sqrt(N)).all()  # the rest knows nothing of the number
+    with pytest.raises(ValueError, match=r"x must have shape \(…, 2\), got \(3,\)"):
+        moving_normal_log_prob(torch.zeros(3), torch.zeros(1))
+    with pytest.raises(ValueError, match=r"vector must have shape \(…, 1\), got \(2,\)"):
+        moving_normal_moments(torch.zeros(2))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_condition_of_moving_normal_is_a_vector(workers):
+    data = Points("moving_normal", num_points=20, num_held_out=6, batch_size=8, num_workers=workers, seed=2)
+    assert (data.num_classes, data.class_names, data.condition_dim) == (1, None, 1)
+    points, vectors = data.sets()[0].tensors
+    order = BatchOrder(20, 8, shuffle=True, drop_last=True, seed=2)
+    for (x, condition), indices in zip(data.train_dataloader(), order, strict=True):
+        assert torch.equal(x, points[indices])
+        assert condition.keys() == {"vector"}
+        assert torch.equal(condition["vector"], vectors[indices])
+    x, condition = data.examples([3, 1])
+    assert torch.equal(x, data.held_out[[3, 1]])
+    assert torch.equal(condition["vector"], data.sets()[1].vectors[[3, 1]])
+    mean, std = data.vector_statistics()
+    torch.testing.assert_close(mean, vectors.double().mean(0).float(), rtol=0, atol=0)
+    torch.testing.assert_close(std, vectors.double().std(0, correction=0).float(), rtol=0, atol=0)
+    assert data.class_counts() == [20]
+
+
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match=r"distribution must be one of \['split_normal', 'heart'\], got 'spiral'"):
+    with pytest.raises(ValueError, match=r"distribution must be one of \[.*'heart', 'moving_normal'\], got 'spiral'"):
         draw_points("spiral", 3)
     with pytest.raises(ValueError, match=r"distribution must be one of .*, got 'spiral'"):
         Points("spiral")
@@ -235,7 +301,7 @@ def test_training_order_is_that_of_the_images():
         assert torch.equal(x, train[indices])
 
 
-@pytest.mark.parametrize("distribution", ["split_normal", "heart"])
+@pytest.mark.parametrize("distribution", ["split_normal", "heart", "moving_normal"])
 def test_the_seed_decides_the_points(distribution):
     def sets(**kwargs):
         return [
@@ -287,7 +353,7 @@ def test_the_shares_of_two_processes_are_distinct_and_complete():
         assert len(set(map(tuple, seen))) == len(seen)
 
 
-@pytest.mark.parametrize("distribution", ["split_normal", "heart"])
+@pytest.mark.parametrize("distribution", ["split_normal", "heart", "moving_normal"])
 def test_a_score_module_trains_on_points(distribution, make_trainer, tmp_path):
     torch.manual_seed(0)
     module = ScoreModule(MLP(), VPSDE(), NoisePrediction())

@@ -12,7 +12,7 @@ from numbered import order
 from PIL import Image
 from torch.distributed import TCPStore
 
-from diffusion_lightning import ImageFolder
+from diffusion_lightning import ConditionSource, ImageFolder
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
@@ -37,6 +37,7 @@ data:
 
 # found by the command through PYTHONPATH: which folders a process looks into, and what it trains on
 SPY = """
+import builtins
 import os
 import torch
 from lightning.pytorch import Callback
@@ -60,14 +61,25 @@ for name in ("walk", "scandir", "listdir"):
     watch(name)
 
 
+def opened(file, *args, **kwargs):
+    if str(file).endswith("metadata.csv"):
+        LOOKED.append("metadata")
+    return original_open(file, *args, **kwargs)
+
+
+original_open, builtins.open = builtins.open, opened
+
+
 class Spy(Callback):
     def setup(self, trainer, pl_module, stage):
         data = trainer.datamodule
         self.told = {"classes": data.class_names, "num_classes": data.num_classes, "workers": data.num_workers}
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        x, labels = batch
-        SEEN.append((((x[:, :, 0, 0] + 1) * 127.5).round().tolist(), labels.tolist()))
+        x, condition = batch
+        named = isinstance(condition, dict)
+        told = {k: v.tolist() for k, v in condition.items()} if named else condition.tolist()
+        SEEN.append((((x[:, :, 0, 0] + 1) * 127.5).round().tolist(), told))
 
     def on_fit_end(self, trainer, pl_module):
         torch.save({**self.told, "looked": LOOKED, "seen": SEEN, "pid": os.getpid()}, f"rank{RANK}.pt")
@@ -96,6 +108,8 @@ def folder(tmp_path: Path) -> Path:
         place = tmp_path / "pictures" / ("cat", "dog")[i % 3 == 0] / f"{i:02}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4), (i, 100 + i, 200 + i)).save(place)
+    rows = [f"{'dog' if i % 3 == 0 else 'cat'}/{i:02}.png,{'wild' if i % 2 else 'tame'},{i / 4}" for i in range(24)]
+    (tmp_path / "pictures" / "metadata.csv").write_text("\n".join(["file_name,kind,size", *rows]))
     (tmp_path / "tiny.yaml").write_text(TINY)
     (tmp_path / "spy.py").write_text(SPY)
     return tmp_path
@@ -111,32 +125,37 @@ def machines(count: int) -> list[dict[str, str]]:
     return [{**both, "RANK": str(rank), "GROUP_RANK": str(rank)} for rank in range(2)]
 
 
-def run(folder: Path, environment: dict[str, str], count: int, codes: list[int]) -> list[str]:
-    given = ("--trainer.devices", str(2 // count), "--trainer.num_nodes", str(count))
+def run(folder: Path, environment: dict[str, str], count: int, codes: list[int], *more: str) -> list[str]:
+    given = ("--trainer.devices", str(2 // count), "--trainer.num_nodes", str(count), *more)
     processes = [start(folder, environment, *given, **variables) for variables in machines(count)]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == codes, outputs
     return outputs
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_the_first_process_alone_searches_and_both_train_on_what_it_found(folder, environment, count):
-    outputs = run(folder, environment, count, [0] * count)
+@pytest.mark.parametrize(("count", "columns"), [(1, ["kind", "size"]), (2, None)])
+def test_the_first_process_alone_searches_and_both_train_on_what_it_found(folder, environment, count, columns):
+    # a network without classes takes examples whatever is known of them
+    more = ["--data.condition.columns", str(columns), "--model.network.num_classes", "null"] if columns else []
+    outputs = run(folder, environment, count, [0] * count, *more)
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     assert first["pid"] != second["pid"]
-    assert {"walk", "scandir", "listdir"} >= set(first["looked"]) >= {"walk", "scandir"}
+    looks = {"walk", "scandir", *(["metadata"] if columns else [])}
+    assert looks | {"listdir"} >= set(first["looked"]) >= looks
     assert second["looked"] == []
     for rank in (first, second):
-        assert (rank["classes"], rank["num_classes"]) == (["cat", "dog"], 2)
+        assert (rank["classes"], rank["num_classes"]) == (["tame", "wild"] if columns else ["cat", "dog"], 2)
         assert rank["workers"] == min(len(os.sched_getaffinity(0)) * count // 2, 8)
     assert "".join(outputs).count("ImageFolder 'pictures': 18 pictures to train on, 6 held out") == 1
 
-    data = ImageFolder(str(folder / "pictures"), image_size=4, val_fraction=0.25)
+    condition = ConditionSource(columns=columns) if columns else None
+    data = ImageFolder(str(folder / "pictures"), image_size=4, val_fraction=0.25, condition=condition)
     expected = {rank: [] for rank in range(2)}
     for rank, batches in expected.items():
         for batch in order(18, 4, world=2, rank=rank, seed=3):
-            x, labels = data.train_images[batch]
-            batches.append((x[:, :, 0, 0].tolist(), labels.tolist()))
+            x, given = data.train_images[batch]
+            told = {name: value.tolist() for name, value in given.items()} if columns else given.tolist()
+            batches.append((x[:, :, 0, 0].tolist(), told))
     assert [first["seen"], second["seen"]] == [expected[0], expected[1]]
     assert len(first["seen"]) == len(second["seen"]) == 2
 
