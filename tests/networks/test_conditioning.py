@@ -1,10 +1,13 @@
 """Networks that are told a class, a vector, a picture, tokens: what they compute, and what they do without."""
 
 import math
+from multiprocessing import get_context
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributed import destroy_process_group, init_process_group
+from torch.nn.parallel import DistributedDataParallel
 
 from diffusion_lightning import MLP, UNet
 from diffusion_lightning.conditions import null_of, taken_by
@@ -372,6 +375,37 @@ def test_exports_with_any_batch(make):
     for size in (4, 7):
         x, t, told = inputs(network, size)
         torch.testing.assert_close(program(x, t, **told), network(x, t, **told), atol=1e-5, rtol=1e-4)
+
+
+def loss_of(network, rows):
+    x, t, told = inputs(unet())
+    return network(x[rows], t[rows], **{name: value[rows] for name, value in told.items()}).square().mean()
+
+
+def one_of_two(rank, folder):
+    """Two steps of DDP's, of which the second fails if a weight had no gradient in the first."""
+    init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    network = DistributedDataParallel(unet())
+    for _ in range(2):
+        network.zero_grad()
+        loss_of(network, [2, 0] if rank else [1, 3]).backward()
+    if rank == 0:
+        torch.save({name: p.grad for name, p in network.module.named_parameters()}, folder / "gradients.pt")
+    destroy_process_group()
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path):
+    """Though one of them has an example that is told nothing, and the other has none."""
+    processes = [get_context("fork").Process(target=one_of_two, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    network = unet()
+    loss_of(network, [1, 3, 2, 0]).backward()
+    expected = {name: p.grad for name, p in network.named_parameters()}
+    torch.testing.assert_close(torch.load(tmp_path / "gradients.pt"), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_shape_is_known_without_content():
