@@ -76,6 +76,16 @@ class ResBlock(nn.Module):
         return (self.skip(h) + f) * math.sqrt(0.5)
 
 
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(Q Kᵀ / √d) V of ``(B, heads, …, d)``, over the keys that a boolean mask leaves, if there is one."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # in bf16 the CPU's fused kernel is up to ten times slower backward than in float32
+        with torch.autocast("cpu", enabled=False):
+            attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+            return attended.to(v.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 class SelfAttention(nn.Module):
     """Every position looks at every other: ``(h + P softmax(Q Kᵀ / √d) V) / √2``, with d channels per head.
 
@@ -108,15 +118,94 @@ class SelfAttention(nn.Module):
         # Positions as tokens, channels last: the layout that linear layers and fused attention take without copies.
         tokens = self.norm(h).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-            # in bf16 the CPU's fused kernel is up to ten times slower backward than in float32
-            with torch.autocast("cpu", enabled=False):
-                attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(v.dtype)
-        else:
-            attended = F.scaled_dot_product_attention(q, k, v)
+        attended = _attend(q, k, v)
         attended = attended.transpose(1, 2).flatten(2)
         update = self.project(attended).transpose(1, 2).reshape(h.shape)
         return (h + update) * math.sqrt(0.5)
+
+
+class CrossAttention(nn.Module):
+    """Every position looks at the tokens of a context: ``(h + P softmax(Q Kᵀ / √d) V) / √2``, d channels per head.
+
+    ``Q`` is linear in the normalized ``h`` at each position, ``K`` and ``V`` in each token as it is, and ``P`` is
+    linear and starts at zero. The order of the tokens makes no difference.
+
+    From: Vaswani et al. 2017 (arXiv:1706.03762); in U-Nets for diffusion, Rombach et al. 2022 (arXiv:2112.10752).
+
+    Args:
+        channels: channels of ``h``, a multiple of ``num_heads``.
+        context_dim: numbers of a token.
+        num_heads: heads that attend independently, each over ``channels / num_heads`` channels.
+    """
+
+    def __init__(self, channels: int, context_dim: int, num_heads: int = 4) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = group_norm(channels)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(context_dim, 2 * channels)
+        self.project = nn.Linear(channels, channels)
+        zero_init(self.project)
+
+    def forward(self, h: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        """Map ``(B, channels, H, W)`` to the same shape.
+
+        Args:
+            h: feature maps.
+            context: tokens ``(B, L, context_dim)``.
+            mask: which of them are looked at, bool ``(B, L)``; of each example one at least.
+        """
+        positions = self.norm(h).flatten(2).transpose(1, 2)
+        q = self.query(positions).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k, v = self.key_value(context).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = _attend(q, k, v, mask[:, None, None]).transpose(1, 2).flatten(2)
+        update = self.project(attended).transpose(1, 2).reshape(h.shape)
+        return (h + update) * math.sqrt(0.5)
+
+
+class Block(nn.Module):
+    """A residual block, of another ``h`` beside its own where there is one, then attention where there are heads.
+
+    It is attention to ``h`` itself and then, with ``context_dim``, to the tokens of a context.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embed_dim: int,
+        dropout: float,
+        num_heads: int,
+        context_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.residual = ResBlock(in_channels, out_channels, embed_dim, dropout)
+        self.attention = SelfAttention(out_channels, num_heads) if num_heads else nn.Identity()
+        self.cross_attention = (
+            CrossAttention(out_channels, context_dim, num_heads) if num_heads and context_dim is not None else None
+        )
+
+    def forward(
+        self,
+        h: Tensor,
+        embedding: Tensor,
+        skip: Tensor | None = None,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Map ``(B, …, H, W)`` and ``(B, embed_dim)`` to ``(B, out_channels, H, W)``.
+
+        Args:
+            h: feature maps; with those of ``skip``, ``in_channels``.
+            embedding: which steers the residual block.
+            skip: feature maps put behind those of ``h``.
+            context: tokens ``(B, L, context_dim)``, which must be given if there is attention to them.
+            mask: which of them are looked at, ``(B, L)``.
+        """
+        if skip is not None:
+            h = torch.cat([h, skip], dim=1)
+        h = self.attention(self.residual(h, embedding))
+        return h if self.cross_attention is None else self.cross_attention(h, context, mask)
 
 
 class Downsample(nn.Module):

@@ -10,36 +10,29 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_lightning.networks.blocks import (
+    Block,
     Downsample,
-    ResBlock,
-    SelfAttention,
     Upsample,
     check_inputs,
     group_norm,
     require,
     zero_init,
 )
+from diffusion_lightning.networks.conditioning import (
+    PictureBeside,
+    TokenContext,
+    VectorEmbedding,
+    check_told,
+    embed_class,
+    told_of,
+)
 from diffusion_lightning.networks.embeddings import GaussianFourierFeatures, SinusoidalEmbedding
 
 _DEFAULT_TIME_SCALE = {"sinusoidal": 1000.0, "fourier": 16.0}
 
 
-class _Block(nn.Module):
-    """A residual block, then attention where there are heads; in the decoder, of the encoder's output beside ``h``."""
-
-    def __init__(self, in_channels: int, out_channels: int, embed_dim: int, dropout: float, num_heads: int) -> None:
-        super().__init__()
-        self.residual = ResBlock(in_channels, out_channels, embed_dim, dropout)
-        self.attention = SelfAttention(out_channels, num_heads) if num_heads else nn.Identity()
-
-    def forward(self, h: Tensor, embedding: Tensor, skip: Tensor | None = None) -> Tensor:
-        if skip is not None:
-            h = torch.cat([h, skip], dim=1)
-        return self.attention(self.residual(h, embedding))
-
-
 class UNet(nn.Module):
-    """U-Net of residual blocks, steered by the time and, if asked for, by a class and by an augmentation.
+    """U-Net of residual blocks, steered by the time and, if asked for, by conditions and by an augmentation.
 
     Encoder: a 3×3 convolution, then at every level ``num_res_blocks`` residual blocks, with a strided convolution
     between levels. Middle: residual block, attention, residual block. Decoder: at every level, coarsest first,
@@ -52,6 +45,12 @@ class UNet(nn.Module):
     unconditional half of classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598), and labels of that index
     drop the class of single examples in training. Numbers that say how an image was augmented in training are added to
     ``embedding(t)``, weighted without a bias: without them, as in sampling, the image is one that was not.
+
+    Of the other conditions (:mod:`diffusion_lightning.conditions`) a vector is standardized by the numbers that
+    :meth:`standardize` takes, and added to ``e`` by two linear layers; a picture of any size is resized to x and put
+    beside it, as more channels; and tokens are looked at by cross-attention behind each self-attention, as a set: what
+    their order says must be in them. Each has a learned null, used where it is not given: without the argument for all
+    examples, by NaN for single ones.
 
     Attention is placed by level and not by resolution, since the resolutions follow from the images: on 28×28 the
     levels 0, 1, 2 work at 28×28, 14×14, 7×7 with ``patch_size=1``, at 14×14, 7×7, 4×4 with ``patch_size=2``.
@@ -77,6 +76,12 @@ class UNet(nn.Module):
             backward pass. Memory for activations then grows with the blocks' inputs alone, and each step takes about
             one more forward pass. The gradients are the same, dropout included.
         augment_dim: how many numbers tell of an image's augmentation, or None for a network that is told nothing.
+        condition_dim: how many numbers the vector has, or None for a network without.
+        condition_channels: channels of the picture beside x, or None for a network without.
+        context_dim: how many numbers a token has, or None for a network without. Needs a level that attends.
+
+    Attributes:
+        conditions: the names of what it is told of, as in :mod:`diffusion_lightning.conditions`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -98,6 +103,9 @@ class UNet(nn.Module):
         time_scale: float | None = None,
         checkpointing: bool = False,
         augment_dim: int | None = None,
+        condition_dim: int | None = None,
+        condition_channels: int | None = None,
+        context_dim: int | None = None,
     ) -> None:
         super().__init__()
         levels = range(len(channels))
@@ -114,7 +122,16 @@ class UNet(nn.Module):
         require("num_classes", num_classes, num_classes is None or num_classes >= 1, "None or at least 1")
         require("time_embedding", time_embedding, time_embedding in _DEFAULT_TIME_SCALE, "'sinusoidal' or 'fourier'")
         require("time_scale", time_scale, time_scale is None or 0 < time_scale < math.inf, "None or positive")
-        require("augment_dim", augment_dim, augment_dim is None or augment_dim >= 1, "None or at least 1")
+        sizes = {
+            "augment_dim": augment_dim,
+            "condition_dim": condition_dim,
+            "condition_channels": condition_channels,
+            "context_dim": context_dim,
+        }
+        for name, size in sizes.items():
+            require(name, size, size is None or size >= 1, "None or at least 1")
+        of_use = context_dim is None or len(attending) > 0
+        require("context_dim", context_dim, of_use, "None where no level attends, for attention looks at the tokens")
         self.in_channels = in_channels
         self.channels = tuple(channels)
         self.num_res_blocks = num_res_blocks
@@ -130,6 +147,10 @@ class UNet(nn.Module):
         self.time_scale = time_scale
         self.checkpointing = checkpointing
         self.augment_dim = augment_dim
+        self.condition_dim = condition_dim
+        self.condition_channels = condition_channels
+        self.context_dim = context_dim
+        self.conditions = told_of(self)
 
         scale = _DEFAULT_TIME_SCALE[time_embedding] if time_scale is None else time_scale
         features = SinusoidalEmbedding if time_embedding == "sinusoidal" else GaussianFourierFeatures
@@ -137,13 +158,16 @@ class UNet(nn.Module):
         self.time_mlp = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.SiLU(), nn.Linear(embed_dim, embed_dim))
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, embed_dim)
         self.augmentation = None if augment_dim is None else nn.Linear(augment_dim, embed_dim, bias=False)
+        self.vector_embedding = None if condition_dim is None else VectorEmbedding(condition_dim, embed_dim)
+        self.picture_beside = None if condition_channels is None else PictureBeside(condition_channels)
+        self.token_context = None if context_dim is None else TokenContext(context_dim)
 
-        def block(in_width: int, out_width: int, attend: bool) -> _Block:
-            return _Block(in_width, out_width, embed_dim, dropout, num_heads if attend else 0)
+        def block(in_width: int, out_width: int, attend: bool) -> Block:
+            return Block(in_width, out_width, embed_dim, dropout, num_heads if attend else 0, context_dim)
 
         pixels = in_channels * patch_size**2
         width = self.channels[0]
-        self.conv_in = nn.Conv2d(pixels, width, 3, padding=1)
+        self.conv_in = nn.Conv2d(pixels + (condition_channels or 0) * patch_size**2, width, 3, padding=1)
         skip_widths = [width]
 
         self.encoder = nn.ModuleList()
@@ -170,8 +194,27 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(width, pixels, 3, padding=1)
         zero_init(self.conv_out)
 
+    def standardize(self, mean: Tensor, std: Tensor) -> None:
+        """Take the mean and the standard deviation, ``(condition_dim,)`` each, by which vectors are standardized.
+
+        A standard deviation of 0 counts as 1. The state dict holds them.
+
+        Raises:
+            ValueError: for another shape, numbers that are not finite, or a network that takes no vector.
+        """
+        if self.vector_embedding is None:
+            raise ValueError("vector: this UNet takes none to standardize (condition_dim=None)")
+        self.vector_embedding.standardize(mean, std)
+
     def forward(
-        self, x: Tensor, time_signal: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
+        self,
+        x: Tensor,
+        time_signal: Tensor,
+        labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+        vector: Tensor | None = None,
+        picture: Tensor | None = None,
+        tokens: Tensor | None = None,
     ) -> Tensor:
         """Evaluate the network.
 
@@ -182,41 +225,54 @@ class UNet(nn.Module):
                 class everywhere. Must be None for a network without classes.
             augment_labels: ``(B, augment_dim)``; None, the same as zeros, for images as they are. Must be None for a
                 network without ``augment_dim``.
+            vector: ``(B, condition_dim)``, a row with a NaN for none, or None for none everywhere.
+            picture: ``(B, condition_channels, H', W')`` of any size, one with a NaN for none, or None.
+            tokens: ``(B, L, context_dim)``, each with a NaN for padding, or None. An example of padding alone has none.
 
         Returns:
             A tensor of the shape and dtype of ``x``.
 
         Raises:
-            ValueError: if labels are given to a network that has no use for them, or a shape is wrong.
+            ValueError: if a condition is given to a network that has no use for it, or a shape is wrong.
         """
         check_inputs(x, time_signal, self.in_channels)
         if any(side % self.patch_size for side in x.shape[2:]):
             sides = "height and width must be multiples of"
             raise ValueError(f"{sides} patch_size={self.patch_size}, got x of shape {tuple(x.shape)}")
-        embedding = self._embed(self.time_features(time_signal).to(x.dtype), labels, augment_labels)
+        check_told(self, x, labels=labels, vector=vector, picture=picture, tokens=tokens)
+        embedding = self._embed(x, self.time_features(time_signal).to(x.dtype), labels, augment_labels, vector)
+        context = () if self.token_context is None else self.token_context(x, tokens)
 
-        h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))
+        inputs = x if self.picture_beside is None else self.picture_beside(x, picture)
+        h = self.conv_in(F.pixel_unshuffle(inputs, self.patch_size))
         skips = [h]
         for module in self.encoder:
-            h = module(h) if isinstance(module, Downsample) else self._run(module, h, embedding)
+            h = module(h) if isinstance(module, Downsample) else self._run(module, h, embedding, None, *context)
             skips.append(h)
         for module in self.middle:
-            h = self._run(module, h, embedding)
+            h = self._run(module, h, embedding, None, *context)
         for module in self.decoder:
             if isinstance(module, Upsample):
                 h = module(h, size=skips[-1].shape[2:])
             else:
-                h = self._run(module, h, embedding, skips.pop())
+                h = self._run(module, h, embedding, skips.pop(), *context)
         h = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(h, self.patch_size).to(x.dtype)
 
-    def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+    def _run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
         """The block's output; with checkpointing, of what it computes nothing is kept but its inputs."""
         if self.checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
-    def _embed(self, time_features: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+    def _embed(
+        self,
+        x: Tensor,
+        time_features: Tensor,
+        labels: Tensor | None,
+        augment_labels: Tensor | None,
+        vector: Tensor | None,
+    ) -> Tensor:
         if self.augmentation is None:
             if augment_labels is not None:
                 raise ValueError("augment_labels must be None: this UNet is told no augmentation (augment_dim=None)")
@@ -225,11 +281,8 @@ class UNet(nn.Module):
                 augment_labels = time_features.new_zeros(time_features.shape[0], self.augmentation.in_features)
             time_features = time_features + self.augmentation(augment_labels.to(time_features.dtype))
         embedding = self.time_mlp(time_features)
-        if self.class_embedding is None:
-            if labels is not None:
-                raise ValueError("labels must be None: this UNet has no classes (num_classes=None)")
-        elif labels is None:
-            embedding = embedding + self.class_embedding.weight[-1]
-        else:
-            embedding = embedding + self.class_embedding(labels)
+        if self.class_embedding is not None:
+            embedding = embedding + embed_class(self.class_embedding, labels)
+        if self.vector_embedding is not None:
+            embedding = embedding + self.vector_embedding(x, vector)
         return F.silu(embedding)

@@ -56,11 +56,12 @@ def test_compiles_as_one_graph_for_any_batch():
         torch.testing.assert_close(compiled(x, t), network(x, t))
 
 
-@pytest.mark.parametrize("arguments", [{}, {"dim": 3, "hidden": [5, 4]}])
+@pytest.mark.parametrize("arguments", [{}, {"dim": 3, "hidden": [5, 4], "num_classes": 4, "condition_dim": 2}])
 def test_constructor_arguments_rebuild_the_network(arguments):
     network = MLP(**arguments)
     found = {name: getattr(network, name) for name in inspect.signature(MLP).parameters}
-    assert found == {"dim": 2, "hidden": (128, 128)} | {**arguments, "hidden": tuple(found["hidden"])}
+    defaults = {"dim": 2, "hidden": (128, 128), "num_classes": None, "condition_dim": None}
+    assert found == defaults | {**arguments, "hidden": tuple(found["hidden"])}
     assert list(found["hidden"]) == list(arguments.get("hidden", (128, 128)))
     json.dumps(found)  # plain values only
     MLP(**found).load_state_dict(network.state_dict())
@@ -71,6 +72,8 @@ def test_constructor_arguments_rebuild_the_network(arguments):
     [
         ({"dim": 0}, "dim must be at least 1, got 0"),
         ({"hidden": ()}, r"hidden must be one or more positive numbers, got \(\)"),
+        ({"num_classes": 0}, "num_classes must be None or at least 1, got 0"),
+        ({"condition_dim": 0}, "condition_dim must be None or at least 1, got 0"),
         ({"hidden": (8, 0)}, r"hidden must be .* got \(8, 0\)"),
     ],
 )
@@ -81,7 +84,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 def test_bad_inputs_are_named():
     network, x, t = MLP(), torch.randn(4, 2), torch.rand(4)
-    with pytest.raises(ValueError, match="labels must be None: MLP is unconditional"):
+    with pytest.raises(ValueError, match=r"labels must be None: this MLP has no classes \(num_classes=None\)"):
         network(x, t, torch.zeros(4, dtype=torch.int64))
     for wrong in (torch.randn(4, 3), torch.randn(4), torch.randn(4, 2, 1)):
         with pytest.raises(ValueError, match=r"x must be of shape \(batch, 2\), got \(4"):

@@ -79,10 +79,10 @@ def test_attention_on_a_cpu_under_bf16_is_that_of_float32(monkeypatch):
     (exact_gradient,) = torch.autograd.grad((exact := attention(h)).square().sum(), h)
     dtypes, kernel = [], F.scaled_dot_product_attention
 
-    def recorded(*args):
+    def recorded(*args, **kwargs):
         # inside, an autocast would take float32 back to bf16
         dtypes.append((*(a.dtype for a in args), torch.is_autocast_enabled("cpu")))
-        return kernel(*args)
+        return kernel(*args, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -427,6 +427,9 @@ EVERYTHING = {
     "time_scale": 4.0,
     "checkpointing": True,
     "augment_dim": 9,
+    "condition_dim": 3,
+    "condition_channels": 2,
+    "context_dim": 4,
 }
 
 
@@ -461,6 +464,13 @@ def test_command_line_reads_the_signature():
         ({"channels": ()}, r"channels must be .* got \(\)"),
         ({"channels": (8, 0)}, r"channels must be .* got \(8, 0\)"),
         ({"augment_dim": 0}, "augment_dim must be None or at least 1, got 0"),
+        ({"condition_dim": 0}, "condition_dim must be None or at least 1, got 0"),
+        ({"condition_channels": -1}, "condition_channels must be None or at least 1, got -1"),
+        ({"context_dim": 0}, "context_dim must be None or at least 1, got 0"),
+        (
+            {"context_dim": 4, "middle_attention": False},
+            "context_dim must be None where no level attends, for attention looks at the tokens, got 4",
+        ),
         ({"num_res_blocks": 0}, "num_res_blocks must be at least 1, got 0"),
         ({"attention_levels": (2,)}, r"attention_levels must be among \[0, 1\], got \(2,\)"),
         ({"attention_levels": (-1,)}, r"attention_levels must be among \[0, 1\], got \(-1,\)"),

@@ -212,6 +212,25 @@ def test_a_network_is_whole_where_it_is_gathered(mesh):
     assert is_sharded(network)
 
 
+def test_conditions_reach_the_blocks_of_a_sharded_network(mesh):
+    torch.manual_seed(0)
+    network = UNet(channels=(4,), num_res_blocks=1, embed_dim=8, condition_dim=2, condition_channels=1, context_dim=3)
+    network.standardize(torch.ones(2), torch.full((2,), 3.0))
+    for parameter in trainable(network):
+        nn.init.normal_(parameter, std=0.3)
+    x, t = torch.randn(2, 1, 8, 8), torch.rand(2)
+    told = {"vector": torch.randn(2, 2), "picture": torch.randn(2, 1, 4, 4), "tokens": torch.randn(2, 3, 3)}
+    for value in told.values():
+        value[1] = torch.nan
+    (expected := network(x, t, **told)).square().sum().backward()
+    gradients = [parameter.grad for parameter in trainable(network)]
+    network.zero_grad()
+    shard(network, mesh)
+    (result := network(x, t, **told)).square().sum().backward()
+    assert torch.equal(result, expected)
+    torch.testing.assert_close([whole_of(p.grad) for p in trainable(network)], gradients)
+
+
 def test_the_average_is_split_as_the_weights_are(mesh):
     network = small()
     ema = EMA(trainable(network), 0.9)
