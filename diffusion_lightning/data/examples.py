@@ -20,6 +20,7 @@ class TellsOfExamples:
         num_classes: labels are in [0, num_classes).
         class_names: of each label what it stands for; None where they have no names.
         condition_dim: D of a vector (B, D); None if the condition holds none.
+        vector_names: what its numbers are; None where they have no names.
         condition_channels: of a picture (B, C, …); None if the condition holds none.
         context_dim: D of tokens (B, L, D); None if the condition holds none.
     """
@@ -28,6 +29,7 @@ class TellsOfExamples:
     num_classes: int
     class_names: list[str] | None = None
     condition_dim: int | None = None
+    vector_names: list[str] | None = None
     condition_channels: int | None = None
     context_dim: int | None = None
 

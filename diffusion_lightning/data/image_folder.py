@@ -108,6 +108,12 @@ class ImageFolder(ImageDataModule):
         return len(metadata.numbers) or None if metadata is not None else None
 
     @property
+    def vector_names(self) -> list[str] | None:  # type: ignore[override]
+        """Those columns; None if there is none."""
+        metadata = self._folder.metadata
+        return metadata.numbers or None if metadata is not None else None
+
+    @property
     def num_workers(self) -> int:
         """Processes that read batches beside this one."""
         if self._num_workers is not None:

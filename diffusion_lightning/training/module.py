@@ -224,7 +224,7 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
             self._set_shape(data.shape)
         if isinstance(data, BatchDataModule):
             self.class_names = data.class_names
-            self.vector_names = getattr(data, "vector_names", None)
+            self.vector_names = data.vector_names
             self.class_counts = data.class_counts() if self.has_classes else None
         if stage == TrainerFn.FITTING and not self._data.is_trained:
             self._standardize(data)
