@@ -62,16 +62,20 @@ def visible(states: Tensor) -> Tensor:
     return (values / (extent / EXTENT).clamp(min=1)).reshape(states.shape)
 
 
-def image_grid(x: Tensor) -> Tensor:
-    """Images ``(B, C, H, W)``, C = 1 or 3, in [-1, 1] as one picture, as square as B allows; uint8 ``(3, H', W')``.
+def image_grid(x: Tensor, across: int | None = None) -> Tensor:
+    """Images ``(B, C, H, W)``, C = 1 or 3, in [-1, 1] as one picture; uint8 ``(3, H', W')``.
 
     A single image is the picture itself; several stand :data:`PADDING` black pixels apart.
+
+    Args:
+        x: the images.
+        across: how many stand in a row; as square as B allows if left out.
     """
     levels = to_uint8(x).expand(-1, 3, -1, -1)
     count, _, height, width = levels.shape
     if count == 1:
         return levels[0].contiguous()
-    across = math.ceil(math.sqrt(count))
+    across = math.ceil(math.sqrt(count)) if across is None else across
     down = math.ceil(count / across)
     row, column = height + PADDING, width + PADDING
     grid = levels.new_zeros(3, down * row + PADDING, across * column + PADDING)

@@ -19,8 +19,9 @@ class ClassifierFreeGuidance(Contrast):
     Args:
         denoiser: a conditional one, trained also without its condition.
         weight: w; 1 is the unguided denoiser, at its cost, and 0 the unconditional one.
-        interval: as in :class:`~diffusion_lightning.guidance.base.Guidance`, as are ``rescale`` and ``threshold``.
-        kwargs: those.
+        interval: as in :class:`~diffusion_lightning.guidance.base.Guidance`.
+        rescale: as there.
+        threshold: as there.
     """
 
     def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lightning.data.shares import in_shares
-from diffusion_lightning.denoiser import NetworkDenoiser
+from diffusion_lightning.denoiser import Denoiser, NetworkDenoiser
+from diffusion_lightning.guidance import GuidanceCallable
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.samplers import Sampler
-from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
+from diffusion_lightning.training.averaged import load_averaged
+from diffusion_lightning.training.checkpoint_file import KEY
+from diffusion_lightning.training.guided import GuidanceChoice, Steering
 from diffusion_lightning.training.recipe import build
 
 
@@ -23,6 +26,10 @@ class DrawsSamples:
     denoiser: NetworkDenoiser
     sampler: Sampler
     """Draws wherever no other is named."""
+    guidance: GuidanceCallable | None
+    """Steers what is drawn wherever no other is named; None: nothing does."""
+    condition_dropout: float | None
+    """With which probability examples in training lacked their condition; None if it is not known."""
     shape: tuple[int, ...] | None
     """Of one example; None if it is not known yet."""
     class_names: list[str] | None
@@ -32,6 +39,8 @@ class DrawsSamples:
 
     device: torch.device
     """Where the weights are, and samples are drawn."""
+
+    _steering: Steering
 
     @property
     def network(self) -> nn.Module:
@@ -43,6 +52,24 @@ class DrawsSamples:
         """Whether the network is told of each example's class."""
         return bool(self.denoiser.num_classes)
 
+    def guided(self, guidance: GuidanceChoice = "own") -> Denoiser:
+        """The denoiser that samples are drawn from: the model's own, or one that steers it.
+
+        Args:
+            guidance: ``"own"``, the model's; None for none; or what makes it of the denoiser, such as
+                ``functools.partial(ClassifierFreeGuidance, weight=2)``. A worse model may be the path of its checkpoint.
+
+        Raises:
+            ValueError: naming the argument, for guidance that cannot be, or would change nothing.
+            FileNotFoundError: if there is no checkpoint at that path.
+        """
+        maker = self.own_or(guidance)
+        return self._steering(self.denoiser, maker, self.shape, self.condition_dropout)
+
+    def own_or(self, guidance: GuidanceChoice) -> GuidanceCallable | None:
+        """What makes the guidance that is chosen."""
+        return self.guidance if isinstance(guidance, str) else guidance
+
     def sample(
         self,
         sampler: Sampler | None = None,
@@ -50,6 +77,7 @@ class DrawsSamples:
         labels: int | Sequence[int] | Tensor | None = None,
         generator: torch.Generator | None = None,
         *,
+        guidance: GuidanceChoice = "own",
         batch_size: int = 256,
         progress: bool = False,
         trajectory: bool | int = False,
@@ -62,6 +90,7 @@ class DrawsSamples:
             labels: classes ``(num,)``, a tensor or a list; one number for all samples; for a conditional network 0, 1,
                 2, … in turn if left out.
             generator: draws the starts and the steps' noise.
+            guidance: what steers the samples: the model's own, ``None`` for none, or as :meth:`guided` has it.
             batch_size: how many are drawn at once.
             progress: show bars, of the images and of each batch's steps.
             trajectory: return every state instead of the last; a number of at least 2: so many of them, evenly spread,
@@ -73,7 +102,8 @@ class DrawsSamples:
 
         Raises:
             ValueError: if ``num`` is below 1, the shape is not known yet, the sampler does not fit the SDE, or labels
-                are not one for each sample, no classes of the network, or given to a network without classes.
+                are not one for each sample, no classes of the network, or given to a network without classes; for
+                guidance as :meth:`guided` does.
         """
         if labels is not None:
             labels = self._checked(labels, num)
@@ -84,6 +114,7 @@ class DrawsSamples:
         if self.shape is None:
             raise ValueError("shape: not known before training; give ScoreModule(shape=(C, H, W)), or (D,) for points")
         sampler = sampler if sampler is not None else self.sampler
+        denoiser = self.guided(guidance)
         if labels is None:
             labels = self.default_labels(torch.arange(num, device=self.device))
         batches = []
@@ -93,7 +124,7 @@ class DrawsSamples:
                 size = min(batch_size, num - first)
                 cond: dict[str, Any] = {} if labels is None else {"labels": labels[first : first + size]}
                 batch = sampler(
-                    self.denoiser,
+                    denoiser,
                     (size, *self.shape),
                     generator=generator,
                     progress=progress,
@@ -168,6 +199,8 @@ class TrainedModel(DrawsSamples):
         shape: of one example.
         class_names: what each label stands for.
         class_counts: training examples of each label.
+        guidance: steers what is drawn wherever no other is named.
+        condition_dropout: with which probability examples in training lacked their condition; None: not known.
     """
 
     def __init__(
@@ -177,12 +210,17 @@ class TrainedModel(DrawsSamples):
         shape: Sequence[int] | None,
         class_names: list[str] | None = None,
         class_counts: list[int] | None = None,
+        guidance: GuidanceCallable | None = None,
+        condition_dropout: float | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.sampler = sampler
         self.shape = tuple(shape) if shape is not None else None
         self.class_names = class_names
         self.class_counts = class_counts
+        self.guidance = guidance
+        self.condition_dropout = condition_dropout
+        self._steering = Steering()
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -197,29 +235,23 @@ class TrainedModel(DrawsSamples):
             FileNotFoundError: if there is no such file.
             ValueError: if it is damaged, holds code, or is not of a ScoreModule.
         """
-        checkpoint = load_checkpoint(path)
+        denoiser, checkpoint = load_averaged(path)
         recipe, own = checkpoint["hyper_parameters"], checkpoint[KEY]
-        parts = {name: recipe[name] for name in ("network", "sde", "parameterization")}
-        denoiser: NetworkDenoiser = build(NetworkDenoiser, parts)
-        _load_averages(denoiser, checkpoint)
-        sampler: Sampler = build(_Drawing, {"sampler": recipe["sampler"]}).sampler
+        drawing: _Drawing = build(_Drawing, {name: recipe.get(name) for name in ("sampler", "guidance")})
         return cls(
-            denoiser.to(device).eval(), sampler, recipe["shape"], own.get("class_names"), own.get("class_counts")
+            denoiser.to(device),
+            drawing.sampler,
+            recipe["shape"],
+            own.get("class_names"),
+            own.get("class_counts"),
+            drawing.guidance,
+            recipe.get("condition_dropout", 0.0),
         )
 
 
 @dataclass
 class _Drawing:
-    """A field for :func:`build` to check a sampler's recipe against."""
+    """Fields for :func:`build` to check the recipes of what draws against."""
 
     sampler: Sampler
-
-
-def _load_averages(denoiser: NetworkDenoiser, checkpoint: dict[str, Any]) -> None:
-    """Give a denoiser the averaged weights of a checkpoint, and what has no average as it was trained."""
-    prefix, state = "denoiser.", checkpoint["state_dict"]
-    denoiser.load_state_dict({name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)})
-    trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
-    with torch.no_grad():
-        for parameter, average in zip(trained, checkpoint["ema"]["shadow_params"], strict=True):
-            parameter.copy_(average)
+    guidance: GuidanceCallable | None = None
