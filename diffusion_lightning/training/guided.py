@@ -34,7 +34,7 @@ class Steering:
         denoiser: NetworkDenoiser,
         maker: GuidanceCallable | None,
         shape: Sequence[int] | None = None,
-        condition_dropout: float | None = None,
+        condition_dropout: float = 0.0,
     ) -> Denoiser:
         """The denoiser to sample from.
 
@@ -42,7 +42,7 @@ class Steering:
             denoiser: the model's, which is returned as it is if nothing is to steer it.
             maker: of the guidance.
             shape: of one example; None if it is not known.
-            condition_dropout: that the model was trained with; None if it is not known.
+            condition_dropout: that the model was trained with.
 
         Raises:
             ValueError: naming the argument, if it is out of its range, the guidance would change nothing, or the worse
@@ -56,7 +56,7 @@ class Steering:
                 self._worse[path] = _load_worse(path, maker)
             worse, its_shape = self._worse[path]
             _check_alike(path, (worse, its_shape), (denoiser, shape))
-            maker = partial(maker, worse=worse.to(denoiser.device))
+            maker = _bound(maker, worse=worse.to(denoiser.device))
         made = _made(maker, denoiser)
         if isinstance(made, ClassifierFreeGuidance):
             _check_conditions(denoiser.network)
@@ -84,7 +84,7 @@ def check_own(maker: GuidanceCallable | None, denoiser: NetworkDenoiser) -> None
                 f"guidance.{name}: is a {type(value).__name__}, whose weights the module's checkpoints would not hold: "
                 f"{way_out}"
             )
-    made = _made(partial(maker, worse=denoiser) if worse_path(maker) else maker, denoiser)
+    made = _made(_bound(maker, worse=denoiser) if worse_path(maker) else maker, denoiser)
     if isinstance(made, ClassifierFreeGuidance):
         _check_conditions(denoiser.network)
 
@@ -105,7 +105,7 @@ def with_weight(maker: GuidanceCallable | None, weight: float) -> GuidanceCallab
     cls = class_behind(maker)[0]
     if "weight" not in inspect.signature(cls).parameters:
         raise ValueError(f"guidance={cls.__name__}: has no weight: give ClassifierFreeGuidance or AutoGuidance")
-    return partial(maker, weight=weight)
+    return _bound(maker, weight=weight)
 
 
 def name_of(maker: GuidanceCallable | None) -> str | None:
@@ -131,6 +131,10 @@ def _short(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_short, value))}]"
     return type(value).__name__ if isinstance(value, nn.Module) else str(value)
+
+
+def _bound(maker: Any, **arguments: Any) -> GuidanceCallable:
+    return partial(maker, **arguments)
 
 
 def _made(maker: GuidanceCallable, denoiser: NetworkDenoiser) -> Denoiser:
@@ -172,6 +176,6 @@ def _check_alike(path: str, *models: tuple[NetworkDenoiser, Sequence[int] | None
 def _check_conditions(network: nn.Module) -> None:
     if not taken_by(network):
         raise ValueError(
-            f"guidance=ClassifierFreeGuidance: {type(network).__name__} is told of no condition, so that it would change "
+            f"guidance=ClassifierFreeGuidance: {type(network).__name__} is told of no condition, and it would change "
             "nothing: leave it out, or give AutoGuidance"
         )

@@ -28,8 +28,8 @@ class DrawsSamples:
     """Draws wherever no other is named."""
     guidance: GuidanceCallable | None
     """Steers what is drawn wherever no other is named; None: nothing does."""
-    condition_dropout: float | None
-    """With which probability examples in training lacked their condition; None if it is not known."""
+    condition_dropout: float
+    """With which probability examples in training lacked their condition."""
     shape: tuple[int, ...] | None
     """Of one example; None if it is not known yet."""
     class_names: list[str] | None
@@ -52,19 +52,20 @@ class DrawsSamples:
         """Whether the network is told of each example's class."""
         return bool(self.denoiser.num_classes)
 
-    def guided(self, guidance: GuidanceChoice = "own") -> Denoiser:
+    def guided(self, guidance: GuidanceChoice = "own", shape: Sequence[int] | None = None) -> Denoiser:
         """The denoiser that samples are drawn from: the model's own, or one that steers it.
 
         Args:
             guidance: ``"own"``, the model's; None for none; or what makes it of the denoiser, such as
-                ``functools.partial(ClassifierFreeGuidance, weight=2)``. A worse model may be the path of its checkpoint.
+                ``functools.partial(ClassifierFreeGuidance, weight=2)``; a worse model may be its checkpoint's path.
+            shape: of one example, where the model does not know it yet.
 
         Raises:
             ValueError: naming the argument, for guidance that cannot be, or would change nothing.
             FileNotFoundError: if there is no checkpoint at that path.
         """
         maker = self.own_or(guidance)
-        return self._steering(self.denoiser, maker, self.shape, self.condition_dropout)
+        return self._steering(self.denoiser, maker, self.shape or shape, self.condition_dropout)
 
     def own_or(self, guidance: GuidanceChoice) -> GuidanceCallable | None:
         """What makes the guidance that is chosen."""
@@ -200,7 +201,7 @@ class TrainedModel(DrawsSamples):
         class_names: what each label stands for.
         class_counts: training examples of each label.
         guidance: steers what is drawn wherever no other is named.
-        condition_dropout: with which probability examples in training lacked their condition; None: not known.
+        condition_dropout: with which probability examples in training lacked their condition.
     """
 
     def __init__(
@@ -211,7 +212,7 @@ class TrainedModel(DrawsSamples):
         class_names: list[str] | None = None,
         class_counts: list[int] | None = None,
         guidance: GuidanceCallable | None = None,
-        condition_dropout: float | None = None,
+        condition_dropout: float = 0.0,
     ) -> None:
         self.denoiser = denoiser
         self.sampler = sampler
