@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion_lightning.commands.comparison import Comparison, chosen_feature, chosen_metrics, statistics_of
 from diffusion_lightning.commands.drawing import add_drawing_options, load_on_device
 from diffusion_lightning.commands.evaluation_report import Results, folder_name, new_folder
-from diffusion_lightning.commands.guided_options import add_guidance_option, find_worse
+from diffusion_lightning.commands.guided_options import add_guidance_option, settle_guidance
 from diffusion_lightning.commands.judging import (
     Subject,
     judge,
@@ -52,7 +52,7 @@ def evaluate_command(args: list[str]) -> None:
     options = evaluate_parser().parse_args(args)
     _check_options(options)
     options.ckpt_path = find_checkpoint(options.ckpt_path)
-    find_worse(options)
+    settle_guidance(options)
     given = evaluate_parser().instantiate(options)
     model = load_on_device(options.ckpt_path, options.device, options.compile)
     if model.shape is None or not is_picture(model.shape):
@@ -211,12 +211,13 @@ def _output(options: Namespace) -> Path:
 
 def _folder_name(subject: Subject, comparison: Comparison, ways: Sequence[Way]) -> str:
     names = dict.fromkeys(type(way.sampler).__name__ for way in ways)
-    steered_by = dict.fromkeys(name_of(way.guidance) for way in ways)
-    guidance = next(iter(steered_by)) if len(steered_by) == 1 else f"{len(steered_by)} weights"
+    steered_by = list(dict.fromkeys(name_of(way.guidance) or "" for way in ways))
+    several = f"{steered_by[0].partition('(')[0]} {len(steered_by)} weights"
+    guidance = steered_by[0] if len(steered_by) == 1 else several
     drawn_by = f"sweep {' '.join(names)} {len(ways)}" if len(ways) > 1 else label(ways[0].sampler)
     reference = Path(comparison.name).stem if comparison.name else ""
     step, num, seed = f"step={subject.origin['step']}", f"num={subject.num}", f"seed={subject.seed}"
-    return folder_name(step, drawn_by, guidance or "", num, seed, comparison.feature, reference)
+    return folder_name(step, drawn_by, guidance, num, seed, comparison.feature, reference)
 
 
 # ---- options

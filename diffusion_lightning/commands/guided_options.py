@@ -1,13 +1,13 @@
 """The option ``--guidance``, which every command that draws samples spells alike."""
 
-import pkgutil
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from diffusion_lightning.commands.run_folder import find_checkpoint
-from diffusion_lightning.guidance import AutoGuidance
+from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.training.guided import GuidanceChoice
+from diffusion_lightning.training.recipe import check_classes
 
 
 def add_guidance_option(parser: ArgumentParser) -> None:
@@ -20,20 +20,29 @@ def add_guidance_option(parser: ArgumentParser) -> None:
     )
 
 
-def find_worse(options: Any) -> None:
-    """Put in place of each run's folder that is given as ``worse`` its newest checkpoint, wherever it stands.
+def settle_guidance(options: Any) -> None:
+    """Look at guidance wherever it stands in parsed options: a run's folder as ``worse`` becomes its newest checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: if there is none, or none is intact.
+        UsageError: if it names a function, for that would be called, and a config is data.
+        FileNotFoundError, ValueError: if a folder holds no checkpoint, or none that is intact.
     """
     if isinstance(options, list):
         for item in options:
-            find_worse(item)
+            settle_guidance(item)
     if not isinstance(options, Namespace):
         return
-    arguments = options.get("init_args")
-    worse = arguments.get("worse") if isinstance(arguments, Namespace) else None
-    if isinstance(worse, str) and issubclass(pkgutil.resolve_name(options.class_path), AutoGuidance):
-        arguments.worse = find_checkpoint(worse, option="guidance.worse")
-    for item in vars(options).values():
-        find_worse(item)
+    for name, value in vars(options).items():
+        if name == "guidance" and isinstance(value, Namespace):
+            _settle(value)
+        settle_guidance(value)
+
+
+def _settle(guidance: Namespace) -> None:
+    try:
+        check_classes(guidance.as_dict())
+    except ValueError as error:
+        raise UsageError(f"guidance: {error}") from error
+    arguments = guidance.get("init_args") or Namespace()
+    if isinstance(arguments.get("worse"), str):
+        arguments.worse = find_checkpoint(arguments.worse, option="guidance.worse")

@@ -23,7 +23,7 @@ from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.commands import default_parts
 from diffusion_lightning.commands.default_parts import as_list
 from diffusion_lightning.commands.dry_run import TRIAL_STEPS, Length, dry_run
-from diffusion_lightning.commands.guided_options import add_guidance_option, find_worse
+from diffusion_lightning.commands.guided_options import add_guidance_option, settle_guidance
 from diffusion_lightning.commands.manual import SCREENS
 from diffusion_lightning.commands.quiet import silence_lightning
 from diffusion_lightning.commands.resumption import (
@@ -132,7 +132,7 @@ class DiffusionCLI(LightningCLI):
         if self._is_dry():
             self._shorten(config)
         files = [Path(str(path)) for path in config.get("config") or []]
-        find_worse(config)
+        settle_guidance(config)
         if config.run_name is None:
             config.run_name = files[0].stem if files else "run"
         self.resumed = find_resumed(config, files, self.subcommand == "fit", self._is_dry())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.commands.drawing import add_drawing_options, drawing_context, load_on_device
-from diffusion_lightning.commands.guided_options import add_guidance_option, find_worse
+from diffusion_lightning.commands.guided_options import add_guidance_option, settle_guidance
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
 from diffusion_lightning.commands.usage import UsageError, check_seed
@@ -28,7 +28,7 @@ def sample_command(args: list[str]) -> None:
         ValueError, OSError: for options, checkpoints or outputs that cannot be used.
     """
     options = sample_parser().parse_args(args)
-    find_worse(options)
+    settle_guidance(options)
     given = sample_parser().instantiate(options)
     if options.num < 1:
         raise UsageError(f"num={options.num}: at least 1 sample must be asked for")

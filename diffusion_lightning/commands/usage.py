@@ -55,7 +55,9 @@ def explain(message: str, options: list[str] | None = None) -> str:
     text = text.replace("Expected a dot import path string: own", "name the class, too: ClassifierFreeGuidance, …")
     # what every class and function could be given as is in the manual
     text = re.sub(r" Subclass types expect one of: .*?\(implicit class_path\)", "", text)
-    text = re.sub(r"Type typing\.Callable\[.*?\] expects a function or a callable class: ", "", text)
+    text = re.sub(
+        r"Type (?:typing|collections\.abc)\.Callable\[.*?\] expects a function or a callable class: ", "", text
+    )
     text = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
     text = re.sub(r" Add the import path to import_path_allowlist in set_parsing_settings to allow it\.", "", text)
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid - ", "", text)

@@ -95,6 +95,11 @@ def worse_path(maker: Any) -> str | None:
     return worse if isinstance(worse, str) else None
 
 
+def holds_values_alone(maker: GuidanceCallable) -> bool:
+    """Whether it is made of plain values, and needs no other network or function."""
+    return not any(callable(value) for value in class_behind(maker)[1].values()) and worse_path(maker) is None
+
+
 def with_weight(maker: GuidanceCallable | None, weight: float) -> GuidanceCallable:
     """The same guidance of another weight; classifier-free if it is None.
 
@@ -154,8 +159,8 @@ def _load_worse(path: str, maker: Any) -> tuple[NetworkDenoiser, Sequence[int] |
         return denoiser, checkpoint["hyper_parameters"]["shape"]
     except (OSError, ValueError) as error:
         reason = str(error).replace(f"ckpt_path={path!r}: ", "", 1)
-        again = f"--guidance AutoGuidance --guidance.worse FILE --guidance.weight {maker.keywords.get('weight', 1):g}"
-        raise type(error)(f"guidance.worse={path!r}: {reason}: give {again}, or --guidance null for none") from error
+        other = f"--guidance AutoGuidance --guidance.worse FILE --guidance.weight {maker.keywords.get('weight', 1):g}"
+        raise type(error)(f"guidance.worse={path!r}: {reason} ({other} names another, --guidance null none)") from error
 
 
 def _check_alike(path: str, *models: tuple[NetworkDenoiser, Sequence[int] | None]) -> None:
