@@ -18,6 +18,7 @@ from diffusion_lightning.images import to_uint8, visible
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
+from diffusion_lightning.training.guided import GuidanceChoice
 from diffusion_lightning.training.module import ScoreModule
 
 
@@ -35,6 +36,7 @@ class DenoisingProcess(PictureCallback):
         num_frames: columns, at least 2; fewer are shown where the sampler has fewer states.
         every_n_epochs: how often; the end of training always counts.
         name: of the folder and of the picture with the loggers; give one to each of several pictures.
+        guidance: steers the samples: the module's own, null for none, or a class and its arguments.
 
     Raises:
         ValueError: if a number is too small, or at the start of training if the sampler does not fit the SDE or the
@@ -48,6 +50,7 @@ class DenoisingProcess(PictureCallback):
         num_frames: int = 10,
         every_n_epochs: int = 1,
         name: str = "denoising",
+        guidance: GuidanceChoice = "own",
     ) -> None:
         check_at_least_one(num_samples=num_samples, every_n_epochs=every_n_epochs)
         if not (num_frames >= 2 and num_frames % 1 == 0):
@@ -57,6 +60,7 @@ class DenoisingProcess(PictureCallback):
         self.num_frames = num_frames
         self.every_n_epochs = every_n_epochs
         self.name = name
+        self.guidance = guidance
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_due(trainer, self.every_n_epochs):
@@ -73,6 +77,7 @@ class DenoisingProcess(PictureCallback):
             self.sampler,
             self.num_samples,
             generator=generator,
+            guidance=self.guidance,
             batch_size=self.num_samples,
             trajectory=self.num_frames,
         )

@@ -21,6 +21,7 @@ from diffusion_lightning.progress import progress_bar, watched
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
+from diffusion_lightning.training.guided import GuidanceChoice, name_of
 from diffusion_lightning.training.module import ScoreModule
 
 
@@ -52,6 +53,8 @@ class FIDCallback(Measurement):
         batch_size: how many samples are drawn at once in each process.
         feature_weights: local file of the inception network's weights, for machines without a network.
         cache: folder for the training images' statistics; ``~/.cache/diffusion_lightning`` if left out.
+        guidance: steers the samples: the module's own, null for none, or a class and its arguments. It is part of the
+            names of all that is measured of them: ``fid/mnist,ClassifierFreeGuidance(weight=2)@1000``.
 
     Raises:
         ValueError: if a number is too small, or at the start if the sampler does not fit the SDE, ``feature`` has an
@@ -67,6 +70,7 @@ class FIDCallback(Measurement):
         batch_size: int = 250,
         feature_weights: str | None = None,
         cache: str | None = None,
+        guidance: GuidanceChoice = "own",
     ) -> None:
         check_at_least_one(every_n_epochs=every_n_epochs, batch_size=batch_size)
         if not (num_samples >= 2 and num_samples % 1 == 0):
@@ -78,9 +82,11 @@ class FIDCallback(Measurement):
         self.batch_size = batch_size
         self.feature_weights = feature_weights
         self.cache = Path(cache) if cache is not None else None
+        self.guidance = guidance
         self.name: str | None = None
         """What the result is logged as; known after ``setup``."""
         self._label = ""
+        self._drawn_label = ""  # with what steered the samples
         self._feature: FeatureChoice | nn.Module = feature
         self._fid: ReferenceFID | None = None
         self._has_reference = False
@@ -114,7 +120,9 @@ class FIDCallback(Measurement):
                 f"FIDCallback: {error}; or leave FID out: --config configs/overlays/without_fid.yaml"
             ) from error
         self._label, self._feature = label, feature
-        self.name = metric_name("fid", label, self.num_samples)
+        guidance = name_of(module.own_or(self.guidance))
+        self._drawn_label = label if guidance is None else f"{label},{guidance}"
+        self.name = metric_name("fid", self._drawn_label, self.num_samples)
         self._fid = ReferenceFID(features, self.cache)
 
     def evaluate(self, trainer: Trainer, pl_module: ScoreModule) -> None:
@@ -141,7 +149,9 @@ class FIDCallback(Measurement):
             for first in range(0, count, self.batch_size):
                 size = min(self.batch_size, count - first)
                 labels = None if own is None else own[first : first + size]
-                samples = pl_module.sample(self.sampler, size, labels, generator, batch_size=size)
+                samples = pl_module.sample(
+                    self.sampler, size, labels, generator, guidance=self.guidance, batch_size=size
+                )
                 broken += count_broken(samples)
                 features = self._fid.update(to_uint8(samples))
                 if is_read:
@@ -172,7 +182,7 @@ class FIDCallback(Measurement):
         """Log what was read in all samples, NaN where it is not known, and the same of held-out images."""
         found = Agreement.of(counts, asked=pl_module.has_classes)
         values = {
-            metric_name(name, self._label, self.num_samples): value if is_known else math.nan
+            metric_name(name, self._drawn_label, self.num_samples): value if is_known else math.nan
             for name, value in (found.shares | found.errors).items()
         }
         if (real := self._held_out) is not None:

@@ -7,8 +7,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from diffusion_lightning.callbacks.pictures import check_images, is_due
+from diffusion_lightning.callbacks.pictures import check_images, example_shape, is_due
 from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.guided import GuidanceChoice
 from diffusion_lightning.training.module import ScoreModule
 
 SHOWN = 1.01
@@ -19,10 +20,13 @@ class SamplingCallback(Callback):
     """Draws samples by ``sampler``, the module's own if it is None, after every ``every_n_epochs``-th epoch.
 
     Raises:
-        ValueError: at the start if the sampler does not fit the SDE, or the data are not such as it needs.
+        ValueError: at the start if the sampler does not fit the SDE, the guidance not the model, or the data are not
+            such as it needs.
     """
 
     sampler: Sampler | None
+    guidance: GuidanceChoice = "own"
+    """Steers the samples: the module's own, None for none, or a class and its arguments."""
     every_n_epochs: int
 
     def check(self, module: ScoreModule, data: Any) -> None:
@@ -33,10 +37,13 @@ class SamplingCallback(Callback):
             data: the data module, which may not have been set up; None if there is none.
 
         Raises:
-            ValueError: if the sampler does not fit the SDE, or the data are not such as it needs.
+            ValueError: if the sampler does not fit the SDE, the guidance not the model, or the data are not such as it
+                needs.
+            FileNotFoundError: if a worse model's checkpoint is not there.
         """
         if self.sampler is not None:
             self.sampler.check(module.denoiser.sde)
+        module.guided(self.guidance, example_shape(module, data))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, ScoreModule)

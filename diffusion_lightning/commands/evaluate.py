@@ -1,5 +1,6 @@
 """`lightning evaluate`: a checkpoint judged in comparable numbers, for one sampler or for many."""
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 from diffusion_lightning.commands.comparison import Comparison, chosen_feature, chosen_metrics, statistics_of
 from diffusion_lightning.commands.drawing import add_drawing_options, load_on_device
 from diffusion_lightning.commands.evaluation_report import Results, folder_name, new_folder
+from diffusion_lightning.commands.guided_options import add_guidance_option, settle_guidance
 from diffusion_lightning.commands.judging import (
     Subject,
     judge,
@@ -20,7 +22,7 @@ from diffusion_lightning.commands.judging import (
 )
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint, run_of
-from diffusion_lightning.commands.sweep import label, samplers_of
+from diffusion_lightning.commands.sweep import Way, label, samplers_of, ways_of
 from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.images import is_picture
 from diffusion_lightning.messages import warn
@@ -28,6 +30,7 @@ from diffusion_lightning.metrics.evaluation import MetricName
 from diffusion_lightning.metrics.features import FeatureChoice, build_features, reads_classes
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.checkpoint_file import load_checkpoint
+from diffusion_lightning.training.guided import name_of
 from diffusion_lightning.training.trained import TrainedModel
 
 if TYPE_CHECKING:  # data modules load Lightning
@@ -49,6 +52,7 @@ def evaluate_command(args: list[str]) -> None:
     options = evaluate_parser().parse_args(args)
     _check_options(options)
     options.ckpt_path = find_checkpoint(options.ckpt_path)
+    settle_guidance(options)
     given = evaluate_parser().instantiate(options)
     model = load_on_device(options.ckpt_path, options.device, options.compile)
     if model.shape is None or not is_picture(model.shape):
@@ -59,13 +63,16 @@ def evaluate_command(args: list[str]) -> None:
     base = given.sweep.samplers or [given.sampler if given.sampler is not None else model.sampler]
     option = "sampler" if given.sweep.samplers is None else "sweep.samplers"
     samplers = samplers_of(base, given.sweep.steps, model.denoiser.sde, option)
+    ways = ways_of(samplers, model.own_or(given.guidance), given.sweep.guidance_weights)
+    for way in ways:
+        model.guided(way.guidance)
     data = _data(options, given.data, model.shape)
     comparison = _comparison(options, model, data)
     rows = _rows(options, comparison)
     subject = _subject(options, model, data)
-    folder = new_folder(_output(options), _folder_name(subject, comparison, samplers))
+    folder = new_folder(_output(options), _folder_name(subject, comparison, ways))
     try:
-        _run(options, subject, comparison, data, samplers, rows, folder)
+        _run(options, subject, comparison, data, ways, rows, folder)
     finally:
         with suppress(OSError):
             folder.rmdir()  # if it was left empty
@@ -76,23 +83,23 @@ def _run(
     subject: Subject,
     comparison: Comparison,
     data: "ImageDataModule | None",
-    samplers: Sequence[Sampler],
+    ways: Sequence[Way],
     rows: int,
     folder: Path,
 ) -> None:
-    """Judge each sampler; what is known by then is on disk after each."""
+    """Judge each way to draw; what is known by then is on disk after each."""
     reference = comparison.reference(progress=not options.quiet)
     if options.export_reference is not None:
         assert reference is not None
         reference.write(Path(options.export_reference), comparison.feature)
     of_held_out, settings = judge_held_out(subject, comparison, data, options.bits_per_dim)
-    results = Results(is_sweep=len(samplers) > 1)
-    for sampler in samplers:
-        entry, drawn = judge(subject, sampler, comparison, reference)
+    results = Results(is_sweep=len(ways) > 1, guidance_weights=options.sweep.guidance_weights)
+    for way in ways:
+        entry, drawn = judge(subject, way, comparison, reference)
         entry["metrics"] |= of_held_out
         entry["settings"] |= settings
         results.entries.append(entry)
-        results.families.append(label(sampler, with_steps=False))
+        results.families.append(", ".join(filter(None, (label(way.sampler, with_steps=False), entry["guidance"]))))
         if entry is (results.best or results.entries[0]):
             if rows:
                 assert reference is not None
@@ -202,12 +209,15 @@ def _output(options: Namespace) -> Path:
     return (run_of(options.ckpt_path) or Path(options.ckpt_path).parent) / "evaluations"
 
 
-def _folder_name(subject: Subject, comparison: Comparison, samplers: Sequence[Sampler]) -> str:
-    names = dict.fromkeys(type(sampler).__name__ for sampler in samplers)
-    drawn_by = f"sweep {' '.join(names)} {len(samplers)}" if len(samplers) > 1 else label(samplers[0])
+def _folder_name(subject: Subject, comparison: Comparison, ways: Sequence[Way]) -> str:
+    names = dict.fromkeys(type(way.sampler).__name__ for way in ways)
+    steered_by = list(dict.fromkeys(name_of(way.guidance) or "" for way in ways))
+    several = f"{steered_by[0].partition('(')[0]} {len(steered_by)} weights"
+    guidance = steered_by[0] if len(steered_by) == 1 else several
+    drawn_by = f"sweep {' '.join(names)} {len(ways)}" if len(ways) > 1 else label(ways[0].sampler)
     reference = Path(comparison.name).stem if comparison.name else ""
     step, num, seed = f"step={subject.origin['step']}", f"num={subject.num}", f"seed={subject.seed}"
-    return folder_name(step, drawn_by, num, seed, comparison.feature, reference)
+    return folder_name(step, drawn_by, guidance, num, seed, comparison.feature, reference)
 
 
 # ---- options
@@ -235,6 +245,13 @@ def evaluate_parser() -> OneLineParser:
     )
     parser.add_argument(
         "--sweep.steps", type=list[int] | None, default=None, help="Each sampler with each of these: '[4, 8, 16]'."
+    )
+    add_guidance_option(parser)
+    parser.add_argument(
+        "--sweep.guidance_weights",
+        type=list[float] | None,
+        default=None,
+        help="Each sampler with each of these weights of --guidance, ClassifierFreeGuidance by default: '[1, 1.5, 2]'.",
     )
     parser.add_argument(
         "--metrics",
@@ -288,7 +305,7 @@ def _check_options(options: Namespace) -> None:
         raise UsageError("metrics=[]: name at least one; bits/dim alone: lightning likelihood")
     if options.data is not None and options.reference is not None and options.bits_per_dim is None:
         raise UsageError(f"reference={options.reference!r}: --data is given too: give one of them")
-    for name in ("samplers", "steps"):
+    for name in ("samplers", "steps", "guidance_weights"):
         if options.sweep[name] == []:
             raise UsageError(f"sweep.{name}=[]: name at least one")
     if options.sweep.samplers is not None and options.sampler is not None:
@@ -296,6 +313,9 @@ def _check_options(options: Namespace) -> None:
     for steps in options.sweep.steps or []:
         if steps < 1:
             raise UsageError(f"sweep.steps={options.sweep.steps}: must be at least 1 each")
+    for weight in options.sweep.guidance_weights or []:
+        if not math.isfinite(weight):
+            raise UsageError(f"sweep.guidance_weights={options.sweep.guidance_weights}: must be finite numbers")
     if options.export_reference is not None:
         path = Path(options.export_reference)
         if path.suffix != ".npz":

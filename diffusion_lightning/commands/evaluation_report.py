@@ -17,6 +17,7 @@ from diffusion_lightning.disk import replace
 from diffusion_lightning.images import write_png
 from diffusion_lightning.metrics.cost_curve import cost_picture
 from diffusion_lightning.metrics.evaluation import is_spread
+from diffusion_lightning.metrics.guidance_curve import guidance_picture
 from diffusion_lightning.tables import output_console
 
 LONGEST_NAME = 150
@@ -45,15 +46,17 @@ def new_folder(parent: Path, name: str) -> Path:
 
 @dataclass
 class Results:
-    """What has been found so far: an entry for each sampler.
+    """What has been found so far: an entry for each way to draw.
 
     Attributes:
-        is_sweep: whether there are several samplers in all.
+        is_sweep: whether there are several ways in all.
+        guidance_weights: that each sampler is tried with; None if it is with one guidance, or with none.
         entries: as they are written down.
-        families: of each entry, its sampler without its steps.
+        families: of each entry, its sampler without its steps, and its guidance.
     """
 
     is_sweep: bool
+    guidance_weights: Sequence[float] | None = None
     entries: list[dict[str, Any]] = field(default_factory=list)
     families: list[str] = field(default_factory=list)
 
@@ -65,9 +68,13 @@ class Results:
         return min(finite, key=lambda entry: entry["metrics"][_fid_name(entry)], default=None)
 
     def write(self, folder: Path) -> None:
-        """Write ``results.json``, ``results.md``, and of a sweep ``sweep.png``, each whole or not at all."""
+        """Write ``results.json``, ``results.md``, and of a sweep ``sweep.png``, each whole or not at all.
+
+        Of a sweep over weights of guidance there is ``guidance.png``, too.
+        """
         best = self.best
-        content = {"sweep": self.entries, "best": best and best["sampler"]} if self.is_sweep else self.entries[0]
+        chosen = {"best": best and best["sampler"], "best_guidance": best and best.get("guidance")}
+        content = {"sweep": self.entries, **chosen} if self.is_sweep else self.entries[0]
         replace(folder / "results.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         replace(folder / "results.md", self.markdown())
         if self.is_sweep and best is not None:
@@ -77,6 +84,24 @@ class Results:
             for family, entry in zip(self.families, self.entries, strict=True):
                 curves.setdefault(family, []).append((entry["nfe"], entry["metrics"][name]))
             write_png(cost_picture(curves, name), folder / "sweep.png")
+        if self.guidance_weights is not None:
+            write_png(guidance_picture(*self.over_weights()), folder / "guidance.png")
+
+    def over_weights(self) -> tuple[list[str], dict[str, list[tuple[float, list[float]]]]]:
+        """The names of what is shown against the weight, FID or the first metric, and agreement; and by sampler the
+        weights that have been tried so far, each with its values.
+        """
+        metrics = [name for name in self.entries[0]["metrics"] if not is_spread(name, self.entries[0]["metrics"])]
+        shown = [_fid_name(self.entries[0]) or metrics[0]]
+        shown += [
+            name for name in metrics if name.startswith("agreement/") and "_real@" not in name and name not in shown
+        ]
+        curves: dict[str, list[tuple[float, list[float]]]] = {}
+        assert self.guidance_weights is not None
+        # every sampler is tried with all weights before the next one
+        for entry, weight in zip(self.entries, itertools.cycle(dict.fromkeys(self.guidance_weights)), strict=False):
+            curves.setdefault(entry["sampler"], []).append((weight, [entry["metrics"][name] for name in shown]))
+        return shown, curves
 
     def markdown(self) -> str:
         """The table, and what it is of."""
@@ -97,7 +122,7 @@ class Results:
             near = shown["neighbours"]
             lines += [
                 "",
-                f"Copies of real images among the samples of {shown['sampler']}: {near['copies']}. The smallest ratio "
+                f"Copies of real images among the samples of {_way(shown)}: {near['copies']}. The smallest ratio "
                 "of the distances to the nearest and to the second nearest real image, in features, is "
                 f"{near['smallest_ratio']:.3g}; below 1/3 it is called a copy.",
                 "",
@@ -107,23 +132,30 @@ class Results:
             worst, asked = shown["worst"], "what was asked for" if shown["worst"]["asked"] else "its likeliest class"
             lines += [
                 "",
-                f"The {worst['shown']} samples of {shown['sampler']} that the classifier is least sure of: it gives "
+                f"The {worst['shown']} samples of {_way(shown)} that the classifier is least sure of: it gives "
                 f"{asked} a probability of at most {worst['highest']:.2g}.",
                 "",
                 "![the samples that the classifier is least sure of](worst.png)",
             ]
         if self.is_sweep and best is not None:
-            lines += ["", f"Best: {best['sampler']}, {best['nfe']} NFE.", "", "![FID over NFE](sweep.png)"]
+            lines += ["", f"Best: {_way(best)}, {best['nfe']} NFE.", "", "![FID over NFE](sweep.png)"]
+        if self.guidance_weights is not None:
+            lines += ["", "![what guidance of each weight does](guidance.png)"]
         return "\n".join(lines) + "\n"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows: of several samplers a row each, of one a row for each of its values."""
         names = [name for name in self.entries[0]["metrics"] if not is_spread(name, self.entries[0]["metrics"])]
         broken = any("not_finite" in entry for entry in self.entries)
-        header = ["sampler", "NFE", *names, "seconds", *(["samples not finite"] if broken else [])]
+        guided = any(entry.get("guidance") for entry in self.entries)
+        header = [
+            *("sampler", *(["guidance"] if guided else []), "NFE"),
+            *(*names, "seconds", *(["samples not finite"] if broken else [])),
+        ]
         rows = [
             [
                 entry["sampler"] + (" (best)" if self.is_sweep and entry is self.best else ""),
+                *([entry.get("guidance") or "none"] if guided else []),
                 str(entry["nfe"]),
                 *(_value(entry["metrics"], name) for name in names),
                 f"{entry['seconds']:.1f}",
@@ -137,9 +169,11 @@ class Results:
         return upright[0], upright[1:]
 
     def settings(self) -> str:
-        """What else decides the values, such as how large KID's subsets could be, in one line."""
+        """What else decides the values, such as how large KID's subsets could be; of a sweep what is alike."""
         told = []
         for name, values in self.entries[0]["settings"].items():
+            if any(entry["settings"].get(name) != values for entry in self.entries):
+                continue
             if isinstance(values, dict):
                 told.append(f"{name} ({', '.join(f'{key}={value}' for key, value in values.items())})")
             else:
@@ -162,6 +196,11 @@ class Results:
 
 def _fid_name(entry: dict[str, Any]) -> str | None:
     return next((name for name in entry["metrics"] if name.startswith("fid/")), None)
+
+
+def _way(entry: dict[str, Any]) -> str:
+    """A sampler, and what steered it."""
+    return ", ".join(filter(None, (entry["sampler"], entry.get("guidance"))))
 
 
 def _value(metrics: dict[str, float], name: str) -> str:

@@ -5,13 +5,17 @@ from pathlib import Path
 from typing import Literal
 
 from diffusion_lightning.commands.drawing import load_on_device
+from diffusion_lightning.commands.guided_options import add_guidance_option, settle_guidance
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
 from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.export.folder import FILES, check_output, wanted_file, whole_folder
 from diffusion_lightning.export.record import NAME, record_text
 from diffusion_lightning.export.weights import save_denoiser
+from diffusion_lightning.guidance import GuidanceCallable
+from diffusion_lightning.messages import inform
 from diffusion_lightning.networks import UNet
+from diffusion_lightning.training.guided import GuidanceChoice, holds_values_alone, name_of
 from diffusion_lightning.training.trained import TrainedModel
 
 Format = Literal["safetensors", "torch_export", "onnx", "diffusers"]
@@ -28,6 +32,7 @@ def export_command(args: list[str]) -> None:
         ImportError: for a format whose packages are not installed.
     """
     options = export_parser().parse_args(args)
+    settle_guidance(options)
     output = Path(options.output)
     file = wanted_file(output, options.format, options.overwrite)
     if file is None:
@@ -39,6 +44,9 @@ def export_command(args: list[str]) -> None:
             f"ckpt_path={options.ckpt_path!r}: was saved before its examples' shape was known: "
             "give one of a training, or --format safetensors"
         )
+    # from here on the model's own is what is exported
+    model.guidance = _held(export_parser().instantiate(options).guidance, options.format, model)
+    model.guided()  # what is wrong with it is told before the work
     with whole_folder(output, file) as folder:
         write(model, folder, file is None)
         files = [path for path in folder.rglob("*") if path.is_file()]
@@ -67,6 +75,7 @@ def export_parser() -> OneLineParser:
     parser.add_argument(
         "--output", type=str, required=True, help="A new or empty folder; or a file, x.onnx or x.pt2, of these formats."
     )
+    add_guidance_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="Replace the folder or file of an earlier export.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     return parser
@@ -78,7 +87,7 @@ def _writer(format: Format) -> Callable[[TrainedModel, Path, bool], None]:
     match format:
         case "safetensors":
             return lambda model, folder, _: save_denoiser(
-                model.denoiser, folder, sampler=model.sampler, shape=model.shape
+                model.denoiser, folder, sampler=model.sampler, shape=model.shape, guidance=model.guidance
             )
         case "torch_export":
             from diffusion_lightning.export.program import save_program
@@ -95,13 +104,33 @@ def _writer(format: Format) -> Callable[[TrainedModel, Path, bool], None]:
 
     def write(model: TrainedModel, folder: Path, with_record: bool) -> None:
         assert model.shape is not None
-        record = record_text(format, model.denoiser, model.sampler, model.shape)
+        record = record_text(format, model.denoiser, model.sampler, model.shape, model.guidance)
         inside = {} if format == "diffusers" else {"record": record}
-        save(model.denoiser, folder, shape=model.shape, **inside)
+        save(model.guided(), folder, shape=model.shape, **inside)
         if with_record:
             (folder / NAME).write_text(record, encoding="utf-8")
 
     return write
+
+
+def _held(guidance: GuidanceChoice, format: Format, model: TrainedModel) -> GuidanceCallable | None:
+    """What steers the denoiser as it is exported: what is asked for; of the model's own what the format can hold.
+
+    Raises:
+        UsageError: if the format cannot hold what is asked for.
+    """
+    maker = model.own_or(guidance)
+    if maker is None:
+        return None
+    holds = {"safetensors": holds_values_alone(maker), "diffusers": False}.get(format, True)
+    if holds:
+        return maker
+    reason = "a folder of diffusers holds no guidance" if format == "diffusers" else "it holds one network"
+    if guidance != "own":
+        way_out = "--format torch_export or onnx holds it" if format == "diffusers" else "--format torch_export does"
+        raise UsageError(f"guidance={name_of(maker)}: --format {format} cannot hold it, for {reason}: {way_out}")
+    inform(f"guidance: {name_of(maker)}, the checkpoint's own, is left out, for {reason}")
+    return None
 
 
 def _result(model: TrainedModel) -> str:
@@ -109,6 +138,8 @@ def _result(model: TrainedModel) -> str:
     shape = ", ".join(map(str, model.shape or ("…",)))
     images = ", about [-1, 1]" if model.shape is not None and len(model.shape) == 3 else ""
     told = f"E[x0 | x_t = x] (B, {shape}){images}, of x = α(t)·x0 + σ(t)·noise in float32"
+    guidance = name_of(model.guidance)
+    told = f"{told}, guided by {guidance}" if guidance is not None else told
     classes = getattr(model.network, "num_classes", None)
     if classes:
         told += f"; labels: int64, 0 to {classes - 1}"

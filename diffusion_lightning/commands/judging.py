@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffusion_lightning.commands.comparison import Comparison
 from diffusion_lightning.commands.drawing import Precision, drawing_context
-from diffusion_lightning.commands.sweep import label
+from diffusion_lightning.commands.sweep import Way, label
 from diffusion_lightning.conditions import by_name
 from diffusion_lightning.data.tensor_images import ImageSet
 from diffusion_lightning.images import to_uint8, write_png
@@ -25,9 +25,9 @@ from diffusion_lightning.metrics.neighbours import PROBES, find_neighbours, neig
 from diffusion_lightning.metrics.reference import Reference
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some
-from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.bf16 import has_bf16_units
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
+from diffusion_lightning.training.guided import name_of
 from diffusion_lightning.training.trained import TrainedModel
 from diffusion_lightning.version import __version__, installed_version
 
@@ -70,10 +70,10 @@ class Subject:
         """Of the network's numbers, as Lightning calls it."""
         return "bf16-mixed" if self.precision == "auto" and has_bf16_units(self.model.device.type) else "32-true"
 
-    def samples(self, sampler: Sampler) -> Iterator[Tensor]:
-        """Batches of samples in [-1, 1]; every sampler has the same starts and classes."""
+    def samples(self, way: Way) -> Iterator[Tensor]:
+        """Batches of samples in [-1, 1]; every way has the same starts and classes."""
         generator = torch.Generator(self.model.device)
-        bar = progress_bar(total=self.num, desc=label(sampler), unit="image", disable=not self.progress)
+        bar = progress_bar(total=self.num, desc=way.name, unit="image", disable=not self.progress)
         with bar:
             for index, first in enumerate(range(0, self.num, self.batch_size)):
                 size = min(self.batch_size, self.num - first)
@@ -83,7 +83,13 @@ class Subject:
                 with drawing_context(self.precision, self.model.device, tell=not self._has_told_precision):
                     self._has_told_precision = True
                     samples = self.model.sample(
-                        sampler, size, labels, generator, batch_size=size, progress=self.progress
+                        way.sampler,
+                        size,
+                        labels,
+                        generator,
+                        guidance=way.guidance,
+                        batch_size=size,
+                        progress=self.progress,
                     )
                 yield samples  # outside of the context: what is done with them is done in float32
                 bar.update(size)
@@ -91,7 +97,7 @@ class Subject:
 
 @dataclass
 class Drawn:
-    """Samples of one sampler as 8-bit images and as features, on the CPU."""
+    """Samples drawn in one way as 8-bit images and as features, on the CPU."""
 
     images: list[Tensor] = field(default_factory=list)
     features: list[Tensor] = field(default_factory=list)
@@ -102,19 +108,19 @@ class Drawn:
 
 
 def judge(
-    subject: Subject, sampler: Sampler, comparison: Comparison, reference: Reference | None
+    subject: Subject, way: Way, comparison: Comparison, reference: Reference | None
 ) -> tuple[dict[str, Any], Drawn]:
-    """The results of one sampler, as they are written down; and its samples.
+    """The results of one way to draw, as they are written down; and its samples.
 
     Args:
         subject: draws the samples.
-        sampler: by which.
+        way: by which sampler, and steered by what.
         comparison: in which features, and by which metrics.
         reference: the real side; not needed for the Inception Score and agreement.
     """
     start, network = time.perf_counter(), comparison.network
     drawn = Drawn()
-    for samples in subject.samples(sampler):
+    for samples in subject.samples(way):
         drawn.broken += count_broken(samples)
         images = to_uint8(samples)
         drawn.features.append(network(images).cpu())
@@ -132,19 +138,22 @@ def judge(
         progress=subject.progress,
     )
     if drawn.broken:
-        warn_of_broken(drawn.broken, subject.num, f"the values of {label(sampler)} are nan")
+        warn_of_broken(drawn.broken, subject.num, f"the values of {way.name} are nan")
         scores.values = dict.fromkeys(scores.values, math.nan)
+    guidance = name_of(way.guidance)
+    steered_by = {} if guidance is None else {"guidance": guidance}
     entry = {
         **subject.origin,
-        "sampler": label(sampler),
-        "nfe": sampler.nfe,
+        "sampler": label(way.sampler),
+        "guidance": guidance,
+        "nfe": way.sampler.nfe,
         "num": subject.num,
         "seed": subject.seed,
         "precision": subject.format,
         "feature": comparison.feature,
         "reference": comparison.name,
         "metrics": {metric_name(name, comparison.feature, subject.num): v for name, v in scores.values.items()},
-        "settings": {"batch_size": subject.batch_size, "classes": subject.classes, **scores.settings},
+        "settings": {"batch_size": subject.batch_size, "classes": subject.classes, **steered_by, **scores.settings},
         "seconds": round(time.perf_counter() - start, 1),
         "versions": _versions(),
     }

@@ -23,6 +23,7 @@ from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.commands import default_parts
 from diffusion_lightning.commands.default_parts import as_list
 from diffusion_lightning.commands.dry_run import TRIAL_STEPS, Length, dry_run
+from diffusion_lightning.commands.guided_options import add_guidance_option, settle_guidance
 from diffusion_lightning.commands.manual import SCREENS
 from diffusion_lightning.commands.quiet import silence_lightning
 from diffusion_lightning.commands.resumption import (
@@ -107,6 +108,8 @@ class DiffusionCLI(LightningCLI):
                 default=argparse.SUPPRESS,  # no part of a config
                 help="Print the resolved config, and what the training would be and take, by a few steps; and stop.",
             )
+        if subcommand == "predict":
+            add_guidance_option(parser)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -129,6 +132,7 @@ class DiffusionCLI(LightningCLI):
         if self._is_dry():
             self._shorten(config)
         files = [Path(str(path)) for path in config.get("config") or []]
+        settle_guidance(config)
         if config.run_name is None:
             config.run_name = files[0].stem if files else "run"
         self.resumed = find_resumed(config, files, self.subcommand == "fit", self._is_dry())
@@ -154,6 +158,8 @@ class DiffusionCLI(LightningCLI):
         if config["enable_progress_bar"] is not False:
             default_parts.add_progress_bar(callbacks)
         if self.subcommand == "predict":
+            self.model.guidance = self.model.own_or(self._get(self.config_init, "guidance"))
+            self.model.guided()  # what is wrong with it is told before the work
             default_parts.add_sample_writer(callbacks)
         if self.subcommand != "fit":
             kwargs.update(logger=False, enable_checkpointing=False)

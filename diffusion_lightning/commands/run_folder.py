@@ -46,13 +46,14 @@ def numbered(folder: Path) -> list[Path]:
     return sorted(versions, key=lambda path: -int(path.name[8:]))
 
 
-def find_checkpoint(given: str, root: str | Path = RUNS) -> str:
+def find_checkpoint(given: str, root: str | Path = RUNS, option: str = "ckpt_path") -> str:
     """The file that is meant by a ``--ckpt_path``; where it is not the one given, a line says which.
 
     Args:
         given: a file, which is taken as it is; a run's folder, the folder of a run's versions, or that of its
             checkpoints, which means the newest that is intact; or ``last``: that of the newest run that has any.
         root: where the runs are that ``last`` is looked for among.
+        option: that it was given as, for messages.
 
     Raises:
         FileNotFoundError: if no checkpoint is meant.
@@ -62,15 +63,15 @@ def find_checkpoint(given: str, root: str | Path = RUNS) -> str:
     if given != "last" and not path.is_dir():
         return given
     if given != "last" and (foreign := recognised(path)):
-        raise ValueError(f"ckpt_path={given!r}: {foreign}")
+        raise ValueError(f"{option}={given!r}: {foreign}")
     try:
         folder = _newest_run(Path(root)) / "checkpoints" if given == "last" else _checkpoints(path)
         found = load_newest(folder, map_location="meta")
     except OSError as error:
-        raise FileNotFoundError(f"ckpt_path={given!r}: {error}") from error
+        raise FileNotFoundError(f"{option}={given!r}: {error}") from error
     if found is None:
-        raise FileNotFoundError(f"ckpt_path={given!r}: {folder} holds no checkpoint: give another run, or a file")
-    inform(f"checkpoint: {found[0]}, step {found[1]['global_step']}")
+        raise FileNotFoundError(f"{option}={given!r}: {folder} holds no checkpoint: give another run, or a file")
+    inform(f"{'checkpoint' if option == 'ckpt_path' else option}: {found[0]}, step {found[1]['global_step']}")
     return str(found[0])
 
 

@@ -59,7 +59,7 @@ def check_run(config: Namespace) -> None:
         raise UsageError(f"trainer.max_time={time!r}: must be some time, as DD:HH:MM:SS, or null for no limit")
     if config.trainer.barebones:
         raise UsageError("trainer.barebones=True: has no logger, but every run of this command has one: leave it out")
-    for option in ("optimizer", "lr_scheduler"):
+    for option in ("optimizer", "lr_scheduler", "guidance"):
         made_by = config.model[option]
         # jsonargparse would call a function that is named here, with whatever arguments the config gives it
         path = made_by.class_path if isinstance(made_by, Namespace) else made_by and made_by.__qualname__

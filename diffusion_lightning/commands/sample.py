@@ -8,12 +8,14 @@ from torch import Tensor
 
 from diffusion_lightning.commands.asked import asked_for
 from diffusion_lightning.commands.drawing import add_drawing_options, drawing_context, load_on_device
+from diffusion_lightning.commands.guided_options import add_guidance_option, settle_guidance
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
 from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.images import FORMATS, image_grid, is_picture, points_picture, to_uint8, write_picture
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.broken_samples import broken_samples, count_broken, warn_of_broken
+from diffusion_lightning.training.guided import name_of
 
 
 def sample_command(args: list[str]) -> None:
@@ -26,6 +28,7 @@ def sample_command(args: list[str]) -> None:
         ValueError, OSError: for options, checkpoints or outputs that cannot be used.
     """
     options = sample_parser().parse_args(args)
+    settle_guidance(options)
     given = sample_parser().instantiate(options)
     if options.num is not None and options.num < 1:
         raise UsageError(f"num={options.num}: at least 1 sample must be asked for")
@@ -45,6 +48,7 @@ def sample_command(args: list[str]) -> None:
     model = load_on_device(find_checkpoint(options.ckpt_path), options.device, options.compile)
     sampler = given.sampler if given.sampler is not None else model.sampler
     sampler.check(model.denoiser.sde)
+    model.guided(given.guidance)  # what is wrong with it is told before the work
     _check_form(output, model.shape)
     if model.shape is not None and len(model.shape) != 3 and options.scale > 1:
         raise UsageError(f"scale={options.scale}: points are plotted, and have no pixels: leave it out")
@@ -59,6 +63,7 @@ def sample_command(args: list[str]) -> None:
             num,
             generator=generator,
             condition=asked,
+            guidance=given.guidance,
             batch_size=options.batch_size,
             progress=not options.quiet,
         ).cpu()
@@ -69,9 +74,10 @@ def sample_command(args: list[str]) -> None:
         raise FloatingPointError(f"{broken_samples(broken, num)}: nothing is written")
     warn_of_broken(broken, num, _shown(samples, output))
     _write(samples, output, options.scale)
+    drawn_by = ", ".join(filter(None, (type(sampler).__name__, name_of(model.own_or(given.guidance)))))
     print(
         f"{num} samples in {seconds:.1f} s ({num / seconds:.1f} images/s), "
-        f"{type(sampler).__name__}, {sampler.nfe} NFE, EMA weights: {output}"
+        f"{drawn_by}, {sampler.nfe} NFE, EMA weights: {output}"
     )
 
 
@@ -92,6 +98,7 @@ def sample_parser() -> OneLineParser:
     parser.add_argument(
         "--sampler", type=Sampler | None, default=None, help="Heun, PredictorCorrector, …; the checkpoint's by default."
     )
+    add_guidance_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="Decides the samples.")
     parser.add_argument(
         "--output",

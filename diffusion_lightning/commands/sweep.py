@@ -1,15 +1,46 @@
-"""The samplers that are judged: each with its numbers of steps, asked whether it fits, and what it is called."""
+"""What is judged: samplers with their numbers of steps, guidance with its weights; and what they are called."""
 
 import copy
 import inspect
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from diffusion_lightning.commands.usage import UsageError
+from diffusion_lightning.guidance import GuidanceCallable
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.samplers.ode import AdaptiveMethod
 from diffusion_lightning.sde import SDE
+from diffusion_lightning.training.guided import name_of, with_weight
 from diffusion_lightning.training.recipe import describe
+
+
+class Way(NamedTuple):
+    """How samples are drawn."""
+
+    sampler: Sampler
+    guidance: GuidanceCallable | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the sampler and of what steers it."""
+        return ", ".join(filter(None, (label(self.sampler), name_of(self.guidance))))
+
+
+def ways_of(
+    samplers: Sequence[Sampler], guidance: GuidanceCallable | None, weights: Sequence[float] | None
+) -> list[Way]:
+    """Each of the samplers with this guidance, or with each of its weights.
+
+    Args:
+        samplers: as :func:`samplers_of` gives them.
+        guidance: None for none, which with weights is the classifier-free one.
+        weights: of it; those that come again are left out.
+
+    Raises:
+        ValueError: if the guidance has no weight.
+    """
+    makers = [guidance] if weights is None else [with_weight(guidance, weight) for weight in dict.fromkeys(weights)]
+    return [Way(sampler, maker) for sampler in samplers for maker in makers]
 
 
 def samplers_of(base: Sequence[Sampler], steps: Sequence[int] | None, sde: SDE, option: str) -> list[Sampler]:

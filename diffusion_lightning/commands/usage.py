@@ -44,15 +44,20 @@ def explain(message: str, options: list[str] | None = None) -> str:
         got = f". Got value: {value}" if plain and "Got value" not in reasons else ""
         # null and a file that holds the value are alternatives that were not meant
         kept = [r for r in reasons.split(" - ") if not r.startswith(("Expected a NoneType", "Expected a path"))]
+        # the word for a model's own guidance is no reason against another
+        kept = [r for r in kept if not r.startswith("Expected a typing.Literal['own']")] or kept
         # where a class was meant, no other kind of value was
         kept = [r for r in kept if r.startswith("Problem with given class_path")] or kept
         text = text[: union.start()] + " or ".join(dict.fromkeys(kept)) + got
     text = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: (- |or )?", "", text)
     a_list = r"Expected an? (?:list|tuple|collections\.abc\.\w+)\. Got value: ([^\s\[{]+)"
     text = re.sub(a_list, r"Expected a list, such as '[\1]'. Got value: \1", text)
+    text = text.replace("Expected a dot import path string: own", "name the class, too: ClassifierFreeGuidance, …")
     # what every class and function could be given as is in the manual
     text = re.sub(r" Subclass types expect one of: .*?\(implicit class_path\)", "", text)
-    text = re.sub(r"Type typing\.Callable\[.*?\] expects a function or a callable class: ", "", text)
+    text = re.sub(
+        r"Type (?:typing|collections\.abc)\.Callable\[.*?\] expects a function or a callable class: ", "", text
+    )
     text = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
     text = re.sub(r" Add the import path to import_path_allowlist in set_parsing_settings to allow it\.", "", text)
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid - ", "", text)

@@ -9,6 +9,7 @@ from torch.export import Dim, ExportedProgram, export
 
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.export.record import NAME
+from diffusion_lightning.guidance import Guidance
 from diffusion_lightning.networks import DiffusersUNet
 
 FILE = "denoiser.pt2"
@@ -72,7 +73,8 @@ def export_program(denoiser: Denoiser, shape: Sequence[int]) -> ExportedProgram:
     with torch.no_grad():
         function(*inputs)  # so that tables are there which are made at the first use, and not as part of the program
         # from 64 examples on, diffusers' U-Net takes another way through its code
-        is_of_diffusers = isinstance(getattr(denoiser, "network", None), DiffusersUNet)
+        inside = denoiser.denoiser if isinstance(denoiser, Guidance) else denoiser
+        is_of_diffusers = isinstance(getattr(inside, "network", None), DiffusersUNet)
         batch = Dim("batch", max=63 if is_of_diffusers else MOST)
         return export(function, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False)
 

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from diffusion_lightning.denoiser import NetworkDenoiser
+from diffusion_lightning.guidance import GuidanceCallable
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.recipe import describe
 from diffusion_lightning.version import __version__
@@ -18,30 +19,43 @@ KEY = "diffusion_lightning"
 
 
 def write_record(
-    folder: Path, format: str, denoiser: NetworkDenoiser, sampler: Sampler | None, shape: Sequence[int] | None
+    folder: Path,
+    format: str,
+    denoiser: NetworkDenoiser,
+    sampler: Sampler | None,
+    shape: Sequence[int] | None,
+    guidance: GuidanceCallable | None = None,
 ) -> None:
     """Write ``config.yaml``; see :func:`record_text`."""
-    (folder / NAME).write_text(record_text(format, denoiser, sampler, shape), encoding="utf-8")
+    (folder / NAME).write_text(record_text(format, denoiser, sampler, shape, guidance), encoding="utf-8")
 
 
-def record_text(format: str, denoiser: NetworkDenoiser, sampler: Sampler | None, shape: Sequence[int] | None) -> str:
+def record_text(
+    format: str,
+    denoiser: NetworkDenoiser,
+    sampler: Sampler | None,
+    shape: Sequence[int] | None,
+    guidance: GuidanceCallable | None = None,
+) -> str:
     """The record of an export, as YAML.
 
     It holds the recipes (see :mod:`diffusion_lightning.training.recipe`) of the denoiser's network, SDE and
-    parameterization and of the sampler, the shape of one example, the number of classes, and the range [t_min, T] of
-    times.
+    parameterization, of the sampler and of the guidance, the shape of one example, the number of classes, and the
+    range [t_min, T] of times.
 
     Args:
         format: the name of what is written.
         denoiser: a :class:`Denoiser` itself.
         sampler: which draws samples by default.
         shape: of one example, ``(C, H, W)`` or ``(D,)``; None if it is not known.
+        guidance: what steers the denoiser; None for none.
     """
     record = {
         KEY: __version__,
         "format": format,
         "denoiser": recipe_of(denoiser),
         "sampler": describe(sampler),
+        "guidance": describe(guidance),
         "shape": None if shape is None else list(shape),
         "num_classes": denoiser.num_classes,
         "times": [denoiser.sde.t_min, denoiser.sde.T],

@@ -9,8 +9,8 @@ so that w = 1 is D₁ itself, and larger weights go on in the direction in which
 """
 
 from diffusion_lightning.guidance.auto import AutoGuidance
-from diffusion_lightning.guidance.base import Guidance
+from diffusion_lightning.guidance.base import Guidance, GuidanceCallable
 from diffusion_lightning.guidance.classifier import ClassifierGuidance
 from diffusion_lightning.guidance.classifier_free import ClassifierFreeGuidance
 
-__all__ = ["AutoGuidance", "ClassifierFreeGuidance", "ClassifierGuidance", "Guidance"]
+__all__ = ["AutoGuidance", "ClassifierFreeGuidance", "ClassifierGuidance", "Guidance", "GuidanceCallable"]

@@ -20,10 +20,12 @@ class AutoGuidance(Contrast):
 
     Args:
         denoiser: the better model.
-        worse: the other one, of an equal process.
+        worse: the other one, of an equal process. The path of its checkpoint stands for it where a model's guidance is
+            chosen (``ScoreModule(guidance=…)``, ``sample(guidance=…)``, the commands), which read it.
         weight: w; 1 is the better model alone, at its cost.
-        interval: as in :class:`~diffusion_lightning.guidance.base.Guidance`, as are ``rescale`` and ``threshold``.
-        kwargs: those.
+        interval: as in :class:`~diffusion_lightning.guidance.base.Guidance`.
+        rescale: as there.
+        threshold: as there.
 
     Raises:
         ValueError: if the processes differ, or for an argument out of its range.
@@ -32,12 +34,15 @@ class AutoGuidance(Contrast):
     def __init__(
         self,
         denoiser: Denoiser,
-        worse: Denoiser,
+        worse: str | Denoiser,
         weight: float = 1.0,
         interval: Sequence[float] | None = None,
-        **kwargs: Any,
+        rescale: float = 0.0,
+        threshold: float | None = None,
     ) -> None:
-        super().__init__(denoiser, weight, interval, **kwargs)
+        super().__init__(denoiser, weight, interval, rescale, threshold)
+        if isinstance(worse, str):
+            raise ValueError(f"worse={worse!r}: must be a Denoiser, such as load_denoiser reads from a checkpoint")
         if not _equal(denoiser.sde, worse.sde):
             raise ValueError(
                 f"worse: its {type(worse.sde).__name__} is another process than the {type(denoiser.sde).__name__} of "

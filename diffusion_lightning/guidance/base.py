@@ -2,8 +2,8 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -70,7 +70,8 @@ class Guidance(Denoiser):
 
     def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         inside = self._inside(t)
-        if self.is_neutral or not (inside is None or inside.any()):
+        # in a program that is exported nothing may depend on the content of a tensor
+        if self.is_neutral or not (inside is None or torch.compiler.is_compiling() or inside.any()):
             return self.ask(self.denoiser, x, t, **cond)
         guided, own = self.steer(x, t, **cond)
         guided = self._in_range(guided, own)
@@ -100,23 +101,33 @@ class Guidance(Denoiser):
         return guided
 
 
+GuidanceCallable: TypeAlias = Callable[[Denoiser], Guidance]
+"""Makes a guidance of the denoiser that it is to steer: a class, or a ``functools.partial`` of one."""
+
+
 class Contrast(Guidance):
     r"""A denoiser guided by another one: :math:`D_w = D_0 + w\,(D_1 - D_0)`, of which :math:`D_1` is steered.
 
     Args:
         denoiser: :math:`D_1`.
         weight: w, any finite number: 1 is :math:`D_1` alone, bit for bit and at its own cost, 0 is :math:`D_0`.
-        interval: as in :class:`Guidance`, as are ``rescale`` and ``threshold``; outside of it w is 1.
-        kwargs: those.
+        interval: as in :class:`Guidance`; outside of it w is 1.
+        rescale: as there.
+        threshold: as there.
 
     Raises:
         ValueError: for an argument out of its range.
     """
 
     def __init__(
-        self, denoiser: Denoiser, weight: float = 1.0, interval: Sequence[float] | None = None, **kwargs: Any
+        self,
+        denoiser: Denoiser,
+        weight: float = 1.0,
+        interval: Sequence[float] | None = None,
+        rescale: float = 0.0,
+        threshold: float | None = None,
     ) -> None:
-        super().__init__(denoiser, interval, **kwargs)
+        super().__init__(denoiser, interval, rescale, threshold)
         if not math.isfinite(weight):
             raise ValueError(f"weight={weight}: must be a finite number; 1 is without guidance")
         self.weight = weight

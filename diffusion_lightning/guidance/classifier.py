@@ -25,8 +25,9 @@ class ClassifierGuidance(Guidance):
         log_prob: called ``log_prob(x, t)`` with noisy x ``(B, …)`` and times ``(B,)``: ln p(y | x_t) in nats ``(B,)``,
             differentiable in x. Gradients are enabled for it alone, whatever the caller has done.
         scale: s, any finite number; 0 is the unguided denoiser.
-        interval: as in :class:`~diffusion_lightning.guidance.base.Guidance`, as are ``rescale`` and ``threshold``.
-        kwargs: those.
+        interval: as in :class:`~diffusion_lightning.guidance.base.Guidance`.
+        rescale: as there.
+        threshold: as there.
 
     Raises:
         ValueError: for an argument out of its range.
@@ -38,9 +39,10 @@ class ClassifierGuidance(Guidance):
         log_prob: Callable[[Tensor, Tensor], Tensor],
         scale: float = 1.0,
         interval: Sequence[float] | None = None,
-        **kwargs: Any,
+        rescale: float = 0.0,
+        threshold: float | None = None,
     ) -> None:
-        super().__init__(denoiser, interval, **kwargs)
+        super().__init__(denoiser, interval, rescale, threshold)
         if not math.isfinite(scale):
             raise ValueError(f"scale={scale}: must be a finite number; 0 is without guidance")
         self.log_prob = log_prob

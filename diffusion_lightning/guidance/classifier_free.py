@@ -19,8 +19,9 @@ class ClassifierFreeGuidance(Contrast):
     Args:
         denoiser: a conditional one, trained also without its condition.
         weight: w; 1 is the unguided denoiser, at its cost, and 0 the unconditional one.
-        interval: as in :class:`~diffusion_lightning.guidance.base.Guidance`, as are ``rescale`` and ``threshold``.
-        kwargs: those.
+        interval: as in :class:`~diffusion_lightning.guidance.base.Guidance`.
+        rescale: as there.
+        threshold: as there.
     """
 
     def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
@@ -37,6 +38,7 @@ class ClassifierFreeGuidance(Contrast):
         if null is None:
             return super().pair(x, t, **cond)
         both = {name: torch.cat([null[name], value]) for name, value in cond.items() if value is not None}
-        other, own = self.ask(self.denoiser, torch.cat([x, x]), torch.cat([t, t]), **both).chunk(2)
+        denoised = self.ask(self.denoiser, torch.cat([x, x]), torch.cat([t, t]), **both)
         self.evaluations *= 2
-        return other, own
+        batch = x.shape[0]  # not len and chunk, which an exported program would take for constants
+        return denoised[:batch], denoised[batch:]

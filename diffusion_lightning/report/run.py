@@ -31,7 +31,7 @@ class Evaluation:
     Args:
         checkpoint: name of its file.
         step: that it was saved at.
-        sampler: in words.
+        sampler: in words, with what steered it.
         nfe: network evaluations of a sample.
         num: samples.
         metrics: by name, without their spreads.
@@ -222,7 +222,7 @@ def _evaluations(path: Path, flaws: list[str]) -> list[Evaluation]:
             Evaluation(
                 checkpoint=Path(str(entry["checkpoint"])).name,
                 step=_number(entry.get("step")),
-                sampler=str(entry["sampler"]),
+                sampler=", ".join(filter(None, (str(entry["sampler"]), str(entry.get("guidance") or "")))),
                 nfe=_number(entry.get("nfe")),
                 num=_number(entry.get("num")),
                 metrics={

@@ -16,6 +16,7 @@ from diffusion_lightning.conditions import Condition, has_nulls, taken_by
 from diffusion_lightning.data.augmentation import GeometricAugmentation
 from diffusion_lightning.data.base import BatchDataModule
 from diffusion_lightning.denoiser import NetworkDenoiser
+from diffusion_lightning.guidance import GuidanceCallable
 from diffusion_lightning.objective import DenoisingScoreMatching
 from diffusion_lightning.parameterization import Parameterization
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
@@ -28,6 +29,7 @@ from diffusion_lightning.training.draws import draw_all, draw_rows, drop_conditi
 from diffusion_lightning.training.ema import EMA
 from diffusion_lightning.training.epoch_loss import EpochLoss, own_part
 from diffusion_lightning.training.fused import fuse
+from diffusion_lightning.training.guided import Steering, check_own
 from diffusion_lightning.training.recipe import describe, plain
 from diffusion_lightning.training.restoring import Restores
 from diffusion_lightning.training.resume import Change, changes
@@ -85,6 +87,8 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         condition_dropout: the probability, in [0, 1), with which an example in training has none of its conditions, but
             the null class and its like, so that the network learns to do without, as classifier-free guidance needs
             it; 0.1 is usual.
+        guidance: steers samples wherever no other guidance is named: a class of :mod:`diffusion_lightning.guidance`, or
+            a ``functools.partial`` of it; a worse model is given as the path of its checkpoint. None if left out.
 
     Raises:
         ValueError: if an argument is out of its range, ``network`` could not be rebuilt from a checkpoint, or it cannot
@@ -107,6 +111,7 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         shape: Sequence[int] | None = None,
         augment: GeometricAugmentation | None = None,
         condition_dropout: float = 0.0,
+        guidance: GuidanceCallable | None = None,
     ) -> None:
         super().__init__()
         # what goes into a checkpoint must be Python's own: a number of NumPy's could be saved, and never loaded
@@ -136,6 +141,9 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         self.objective = objective if objective is not None else DenoisingScoreMatching()
         self.sampler = sampler if sampler is not None else Heun()
         self.sampler.check(sde)
+        self.guidance = plain(guidance)
+        check_own(self.guidance, self.denoiser)
+        self._steering = Steering()
         self.ema = EMA((p for p in network.parameters() if p.requires_grad), ema_decay)
         self.optimizer = plain(optimizer) if optimizer is not None else partial(torch.optim.AdamW, lr=2e-4)
         self.lr_scheduler = plain(lr_scheduler)
@@ -179,6 +187,7 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
                 "shape": describe(self.shape),
                 "augment": describe(augment),
                 "condition_dropout": condition_dropout,
+                "guidance": describe(self.guidance),
             }
         )
 

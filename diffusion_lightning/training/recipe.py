@@ -139,13 +139,13 @@ def build(cls: type, arguments: dict[str, Any]) -> Any:
     try:
         # a copy, for jsonargparse writes into the lists that it reads
         parsed = parser.parse_object({"made": deepcopy(arguments)})
-        _check_classes(parsed.as_dict())
+        check_classes(parsed.as_dict())
         return parser.instantiate(parsed)["made"]
     except Exception as error:
         raise ValueError(f"cannot build {cls.__name__} from its recipe: {' '.join(str(error).split())}") from error
 
 
-def _check_classes(recipe: Any) -> None:
+def check_classes(recipe: Any) -> None:
     """Raise a ValueError if a class path, which the parser has found to exist, is that of a function."""
     if isinstance(recipe, list | tuple):
         recipe = dict(enumerate(recipe))
@@ -155,7 +155,7 @@ def _check_classes(recipe: Any) -> None:
         if isinstance(named, str) and not inspect.isclass(resolve_name(named)):
             raise ValueError(f"{path} is a function: must be a class")
         for item in recipe.values():
-            _check_classes(item)
+            check_classes(item)
 
 
 def _recipe(cls: type, arguments: dict[str, Any]) -> dict[str, Any]:

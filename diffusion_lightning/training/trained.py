@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from diffusion_lightning.conditions import Condition, by_name, taken_by
 from diffusion_lightning.data.shares import in_shares
-from diffusion_lightning.denoiser import NetworkDenoiser
+from diffusion_lightning.denoiser import Denoiser, NetworkDenoiser
+from diffusion_lightning.guidance import GuidanceCallable
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.samplers import Sampler
-from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
+from diffusion_lightning.training.averaged import load_averaged
+from diffusion_lightning.training.checkpoint_file import KEY
+from diffusion_lightning.training.guided import GuidanceChoice, Steering
 from diffusion_lightning.training.recipe import build
 
 
@@ -24,6 +27,8 @@ class DrawsSamples:
     denoiser: NetworkDenoiser
     sampler: Sampler
     """Draws wherever no other is named."""
+    guidance: GuidanceCallable | None
+    """Steers what is drawn wherever no other is named; None: nothing does."""
     shape: tuple[int, ...] | None
     """Of one example; None if it is not known yet."""
     class_names: list[str] | None
@@ -38,6 +43,8 @@ class DrawsSamples:
     device: torch.device
     """Where the weights are, and samples are drawn."""
 
+    _steering: Steering
+
     @property
     def network(self) -> nn.Module:
         """The network inside the denoiser."""
@@ -48,6 +55,25 @@ class DrawsSamples:
         """Whether the network is told of each example's class."""
         return bool(self.denoiser.num_classes)
 
+    def guided(self, guidance: GuidanceChoice = "own", shape: Sequence[int] | None = None) -> Denoiser:
+        """The denoiser that samples are drawn from: the model's own, or one that steers it.
+
+        Args:
+            guidance: ``"own"``, the model's; None for none; or what makes it of the denoiser, such as
+                ``functools.partial(ClassifierFreeGuidance, weight=2)``; a worse model may be its checkpoint's path.
+            shape: of one example, where the model does not know it yet.
+
+        Raises:
+            ValueError: naming the argument, for guidance that cannot be, or would change nothing.
+            FileNotFoundError: if there is no checkpoint at that path.
+        """
+        maker = self.own_or(guidance)
+        return self._steering(self.denoiser, maker, self.shape or shape, self.condition_dropout)
+
+    def own_or(self, guidance: GuidanceChoice) -> GuidanceCallable | None:
+        """What makes the guidance that is chosen."""
+        return self.guidance if isinstance(guidance, str) else guidance
+
     def sample(
         self,
         sampler: Sampler | None = None,
@@ -56,6 +82,7 @@ class DrawsSamples:
         generator: torch.Generator | None = None,
         *,
         condition: Condition | None = None,
+        guidance: GuidanceChoice = "own",
         batch_size: int = 256,
         progress: bool = False,
         trajectory: bool | int = False,
@@ -70,6 +97,7 @@ class DrawsSamples:
             generator: draws the starts and the steps' noise.
             condition: what else the network is told, or the labels: a tensor or tensors by name, with one entry for
                 each sample (:mod:`diffusion_lightning.conditions`). What is left out is not given.
+            guidance: what steers the samples: the model's own, ``None`` for none, or as :meth:`guided` has it.
             batch_size: how many are drawn at once.
             progress: show bars, of the images and of each batch's steps.
             trajectory: return every state instead of the last; a number of at least 2: so many of them, evenly spread,
@@ -82,7 +110,8 @@ class DrawsSamples:
         Raises:
             ValueError: if ``num`` is below 1, the shape is not known yet, the sampler does not fit the SDE, labels are
                 not one for each sample, no classes of the network, or given to a network without classes, or a
-                condition is not one for each sample, or one that the network is not told, or has never done without.
+                condition is not one for each sample, or one that the network is not told, or has never done without;
+                for guidance as :meth:`guided` does.
         """
         asked = by_name(condition) if condition is not None else {}
         if labels is not None:
@@ -95,6 +124,7 @@ class DrawsSamples:
         if self.shape is None:
             raise ValueError("shape: not known before training; give ScoreModule(shape=(C, H, W)), or (D,) for points")
         sampler = sampler if sampler is not None else self.sampler
+        denoiser = self.guided(guidance)
         if not asked:
             asked = self.default_conditions(torch.arange(num, device=self.device))
         self._check_left_out(asked)
@@ -105,7 +135,7 @@ class DrawsSamples:
                 size = min(batch_size, num - first)
                 cond = {name: rows[first : first + size].to(self.device) for name, rows in asked.items()}
                 batch = sampler(
-                    self.denoiser,
+                    denoiser,
                     (size, *self.shape),
                     generator=generator,
                     progress=progress,
@@ -207,6 +237,7 @@ class TrainedModel(DrawsSamples):
         shape: of one example.
         class_names: what each label stands for.
         class_counts: training examples of each label.
+        guidance: steers what is drawn wherever no other is named.
         condition_dropout: the probability with which examples in training had none of their conditions.
         vector_names: what the numbers of a vector are.
     """
@@ -218,6 +249,7 @@ class TrainedModel(DrawsSamples):
         shape: Sequence[int] | None,
         class_names: list[str] | None = None,
         class_counts: list[int] | None = None,
+        guidance: GuidanceCallable | None = None,
         condition_dropout: float = 0.0,
         vector_names: list[str] | None = None,
     ) -> None:
@@ -226,7 +258,9 @@ class TrainedModel(DrawsSamples):
         self.shape = tuple(shape) if shape is not None else None
         self.class_names = class_names
         self.class_counts = class_counts
+        self.guidance = guidance
         self.condition_dropout = condition_dropout
+        self._steering = Steering()
         self.vector_names = vector_names
 
     @property
@@ -242,18 +276,16 @@ class TrainedModel(DrawsSamples):
             FileNotFoundError: if there is no such file.
             ValueError: if it is damaged, holds code, or is not of a ScoreModule.
         """
-        checkpoint = load_checkpoint(path)
+        denoiser, checkpoint = load_averaged(path)
         recipe, own = checkpoint["hyper_parameters"], checkpoint[KEY]
-        parts = {name: recipe[name] for name in ("network", "sde", "parameterization")}
-        denoiser: NetworkDenoiser = build(NetworkDenoiser, parts)
-        _load_averages(denoiser, checkpoint)
-        sampler: Sampler = build(_Drawing, {"sampler": recipe["sampler"]}).sampler
+        drawing: _Drawing = build(_Drawing, {name: recipe.get(name) for name in ("sampler", "guidance")})
         return cls(
-            denoiser.to(device).eval(),
-            sampler,
+            denoiser.to(device),
+            drawing.sampler,
             recipe["shape"],
             own.get("class_names"),
             own.get("class_counts"),
+            drawing.guidance,
             recipe.get("condition_dropout", 0.0),
             own.get("vector_names"),
         )
@@ -261,16 +293,7 @@ class TrainedModel(DrawsSamples):
 
 @dataclass
 class _Drawing:
-    """A field for :func:`build` to check a sampler's recipe against."""
+    """Fields for :func:`build` to check the recipes of what draws against."""
 
     sampler: Sampler
-
-
-def _load_averages(denoiser: NetworkDenoiser, checkpoint: dict[str, Any]) -> None:
-    """Give a denoiser the averaged weights of a checkpoint, and what has no average as it was trained."""
-    prefix, state = "denoiser.", checkpoint["state_dict"]
-    denoiser.load_state_dict({name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)})
-    trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
-    with torch.no_grad():
-        for parameter, average in zip(trained, checkpoint["ema"]["shadow_params"], strict=True):
-            parameter.copy_(average)
+    guidance: GuidanceCallable | None = None

@@ -457,7 +457,7 @@ def test_the_processes_share_the_classes_of_fid(labelled, short_data, drawn, mon
 def test_the_processes_share_the_classes_of_a_grid(labelled, drawn, monkeypatch, world, animate):
     """Sample i of the grid has class i mod 10, and is shown at place i, whatever the number of processes."""
     shown: list[Tensor] = []
-    monkeypatch.setattr(sample_grid, "image_grid", lambda x: shown.append(x) or torch.zeros(3, 4, 4))
+    monkeypatch.setattr(sample_grid, "image_grid", lambda x, _: shown.append(x) or torch.zeros(3, 4, 4))
     for name in ("leave_picture", "leave_animation"):
         monkeypatch.setattr(sample_grid, name, lambda *_, **__: None)
     callback, parts = SampleGrid(num_samples=64, animate=animate), []

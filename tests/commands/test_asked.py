@@ -30,7 +30,7 @@ def model(*conditions: str, dropout: float = 0.1, columns: list[str] | None = No
     network = Told(*conditions, num_classes=3 if "labels" in conditions else None, condition_dim=2)
     denoiser = NetworkDenoiser(network, VPSDE(), NoisePrediction())
     names = ANIMALS if "labels" in conditions else None
-    return TrainedModel(denoiser, Heun(steps=2), (1, 4, 4), names, None, dropout, columns)
+    return TrainedModel(denoiser, Heun(steps=2), (1, 4, 4), names, condition_dropout=dropout, vector_names=columns)
 
 
 @pytest.mark.parametrize(("given", "numbers"), [(["cat", "dog"], [1, 2]), ([0, "dog", 0], [0, 2, 0]), (["bird"], [0])])

@@ -239,7 +239,7 @@ def test_a_class_of_another_kind(component, value):
 
 
 @pytest.mark.parametrize("value", DANGEROUS, ids=lambda value: value["class_path"])
-@pytest.mark.parametrize("component", ["model.optimizer", "model.lr_scheduler"])
+@pytest.mark.parametrize("component", ["model.optimizer", "model.lr_scheduler", "model.guidance"])
 def test_what_makes_an_optimizer_runs_no_foreign_code(component, value):
     """Its type is a function's, and any function could be named."""
     assert component in refused(["fit", "--config", written(nested(component, value, RECIPES["quickstart"])), *CPU])
