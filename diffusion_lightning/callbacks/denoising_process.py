@@ -20,6 +20,7 @@ from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.guided import GuidanceChoice
 from diffusion_lightning.training.module import ScoreModule
+from diffusion_lightning.training.requested import to_look_at
 
 
 class DenoisingProcess(PictureCallback):
@@ -77,6 +78,7 @@ class DenoisingProcess(PictureCallback):
             self.sampler,
             self.num_samples,
             generator=generator,
+            condition=to_look_at(pl_module, torch.arange(self.num_samples), trainer.datamodule),  # type: ignore[attr-defined]
             guidance=self.guidance,
             batch_size=self.num_samples,
             trajectory=self.num_frames,

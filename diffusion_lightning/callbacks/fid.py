@@ -23,6 +23,7 @@ from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.guided import GuidanceChoice, name_of
 from diffusion_lightning.training.module import ScoreModule
+from diffusion_lightning.training.requested import to_compare
 
 
 class FIDCallback(Measurement):
@@ -120,8 +121,8 @@ class FIDCallback(Measurement):
                 f"FIDCallback: {error}; or leave FID out: --config configs/overlays/without_fid.yaml"
             ) from error
         self._label, self._feature = label, feature
-        guidance = name_of(module.own_or(self.guidance))
-        self._drawn_label = label if guidance is None else f"{label},{guidance}"
+        is_own = self.guidance == "own"
+        self._drawn_label = label if is_own else f"{label},{name_of(module.own_or(self.guidance)) or 'unguided'}"
         self.name = metric_name("fid", self._drawn_label, self.num_samples)
         self._fid = ReferenceFID(features, self.cache)
 
@@ -139,8 +140,9 @@ class FIDCallback(Measurement):
         seed = derive_seed(global_seed(), trainer.global_rank, Stream.FID)
         generator = torch.Generator(pl_module.device).manual_seed(seed)
         count = share(self.num_samples, trainer.world_size, trainer.global_rank)
-        of_all = pl_module.labels_in_shares(self.num_samples)
-        own = None if of_all is None else of_all[trainer.global_rank :: trainer.world_size]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        asked = to_compare(pl_module, self.num_samples, data, global_seed())
+        own = torch.arange(trainer.global_rank, self.num_samples, trainer.world_size)
         bar = progress_bar(total=count, desc=self.name, unit="image", disable=not trainer.is_global_zero)
         broken = 0
         read = torch.zeros(3, dtype=torch.int64, device=pl_module.device)
@@ -148,14 +150,19 @@ class FIDCallback(Measurement):
         with pl_module.ema_weights(), bar:
             for first in range(0, count, self.batch_size):
                 size = min(self.batch_size, count - first)
-                labels = None if own is None else own[first : first + size]
+                condition = asked(own[first : first + size])
                 samples = pl_module.sample(
-                    self.sampler, size, labels, generator, guidance=self.guidance, batch_size=size
+                    self.sampler,
+                    size,
+                    generator=generator,
+                    condition=condition,
+                    guidance=self.guidance,
+                    batch_size=size,
                 )
                 broken += count_broken(samples)
                 features = self._fid.update(to_uint8(samples))
                 if is_read:
-                    read += tally(self._fid.features.logits(features), labels)  # type: ignore[operator]
+                    read += tally(self._fid.features.logits(features), condition.get("labels"))  # type: ignore[operator]
                 bar.update(size)
         # every process must enter this: it adds up their statistics, and a process missing would be waited for
         value = self._fid.compute()

@@ -23,6 +23,7 @@ from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.guided import GuidanceChoice, with_weight
 from diffusion_lightning.training.module import ScoreModule
+from diffusion_lightning.training.requested import to_look_at
 
 Animate = Literal["never", "last", "always"]
 
@@ -107,14 +108,15 @@ class SampleGrid(PictureCallback):
         count = share(self.num_samples, trainer.world_size, 0)
         seed = derive_seed(global_seed(), trainer.global_rank, Stream.GRID)
         first = trainer.global_rank * count  # sample i of the grid is the i-th of what is gathered
-        labels = pl_module.default_labels(torch.arange(first, first + count, device=pl_module.device))
+        places = torch.arange(first, first + count, device=pl_module.device)
+        asked = to_look_at(pl_module, places, trainer.datamodule)  # type: ignore[attr-defined]
         rows = []
         for guidance in self._rows(pl_module):
             drawn = pl_module.sample(
                 self.sampler,
                 count,
-                labels,
-                torch.Generator(pl_module.device).manual_seed(seed),
+                generator=torch.Generator(pl_module.device).manual_seed(seed),
+                condition=asked,
                 guidance=guidance,
                 batch_size=self.batch_size,
                 progress=trainer.is_global_zero,

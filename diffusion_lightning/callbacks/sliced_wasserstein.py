@@ -14,6 +14,7 @@ from diffusion_lightning.randomness import Stream, derive_seed, draw_some, globa
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.module import ScoreModule
+from diffusion_lightning.training.requested import to_compare
 
 
 class SlicedWasserstein(Measurement):
@@ -66,8 +67,14 @@ class SlicedWasserstein(Measurement):
         real = points[draw_some(self.num_samples, len(points), global_seed())]
         # the seed has no rank in it: a log that every process writes needs no synchronization if all write the same
         generator = torch.Generator(pl_module.device).manual_seed(derive_seed(global_seed(), Stream.DISTANCE))
-        labels = pl_module.labels_in_shares(self.num_samples)
-        samples = pl_module.sample(self.sampler, self.num_samples, labels, generator, batch_size=self.num_samples)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        samples = pl_module.sample(
+            self.sampler,
+            self.num_samples,
+            generator=generator,
+            condition=to_compare(pl_module, self.num_samples, data, global_seed())(torch.arange(self.num_samples)),
+            batch_size=self.num_samples,
+        )
         # a model that diverges is for the user to see in the curve, not a reason to end the run
         broken = count_broken(samples)
         warn_of_broken(broken, self.num_samples, f"{self.name} is nan")

@@ -25,6 +25,7 @@ from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.sde import SDE, expand
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.module import ScoreModule
+from diffusion_lightning.training.requested import to_look_at
 
 ARROWS = 24
 """Along each axis."""
@@ -98,8 +99,8 @@ class VectorField(SamplingCallback):
         real = self._points(trainer, pl_module).cpu().float()
         low, high = limits(real)
         grid = grid_points(low, high).to(pl_module.device)
-        labels = pl_module.default_labels(torch.zeros(len(grid), dtype=torch.int64, device=pl_module.device))
-        cond = {} if labels is None else {"labels": labels}
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        cond = to_look_at(pl_module, torch.zeros(len(grid), dtype=torch.int64, device=pl_module.device), data)
         time = time_near(pl_module.denoiser.sde, self.noise_level)
         was_training = pl_module.training
         try:
@@ -111,7 +112,12 @@ class VectorField(SamplingCallback):
             pl_module.train(was_training)
         generator = torch.Generator(pl_module.device).manual_seed(derive_seed(global_seed(), Stream.FIELD))
         states = pl_module.sample(
-            self.sampler, self.num_samples, generator=generator, batch_size=self.num_samples, trajectory=True
+            self.sampler,
+            self.num_samples,
+            generator=generator,
+            condition=to_look_at(pl_module, torch.arange(self.num_samples), data),
+            batch_size=self.num_samples,
+            trajectory=True,
         )
         warn_of_broken(count_broken(states[-1]), self.num_samples, "the picture does not show them")
         level = pl_module.denoiser.sde.noise_level(time).item()

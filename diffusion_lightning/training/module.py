@@ -31,6 +31,7 @@ from diffusion_lightning.training.epoch_loss import EpochLoss, own_part
 from diffusion_lightning.training.fused import fuse
 from diffusion_lightning.training.guided import Steering, check_own
 from diffusion_lightning.training.recipe import describe, plain
+from diffusion_lightning.training.requested import to_look_at
 from diffusion_lightning.training.restoring import Restores
 from diffusion_lightning.training.resume import Change, changes
 from diffusion_lightning.training.resumption import Resumption
@@ -365,7 +366,8 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         """One sample for each index of ``batch`` ``(B,)``, by the module's sampler."""
         seed = derive_seed(global_seed(), int(batch[0]), Stream.PREDICTION)
         generator = torch.Generator(self.device).manual_seed(seed)
-        return self.sample(num=len(batch), labels=self.default_labels(batch), generator=generator)
+        asked = to_look_at(self, batch, self.trainer.datamodule)  # type: ignore[attr-defined]
+        return self.sample(num=len(batch), condition=asked, generator=generator)
 
     # ---- sampling
 
