@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
-from torch import Tensor
 
 from diffusion_lightning.commands.comparison import Comparison, chosen_feature, chosen_metrics, statistics_of
 from diffusion_lightning.commands.drawing import add_drawing_options, load_on_device
 from diffusion_lightning.commands.evaluation_report import Results, folder_name, new_folder
 from diffusion_lightning.commands.guided_options import add_guidance_option, settle_guidance
 from diffusion_lightning.commands.judging import (
-    Subject,
     judge,
     judge_held_out,
     look_at_neighbours,
@@ -22,14 +20,13 @@ from diffusion_lightning.commands.judging import (
 )
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint, run_of
+from diffusion_lightning.commands.subject import Subject, subject_of
 from diffusion_lightning.commands.sweep import Way, label, samplers_of, ways_of
 from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.images import is_picture
-from diffusion_lightning.messages import warn
 from diffusion_lightning.metrics.evaluation import MetricName
 from diffusion_lightning.metrics.features import FeatureChoice, build_features, reads_classes
 from diffusion_lightning.samplers import Sampler
-from diffusion_lightning.training.checkpoint_file import load_checkpoint
 from diffusion_lightning.training.guided import name_of
 from diffusion_lightning.training.trained import TrainedModel
 
@@ -69,7 +66,7 @@ def evaluate_command(args: list[str]) -> None:
     data = _data(options, given.data, model.shape)
     comparison = _comparison(options, model, data)
     rows = _rows(options, comparison)
-    subject = _subject(options, model, data)
+    subject = subject_of(options, model, data)
     folder = new_folder(_output(options), _folder_name(subject, comparison, ways))
     try:
         _run(options, subject, comparison, data, ways, rows, folder)
@@ -167,40 +164,6 @@ def _rows(options: Namespace, comparison: Comparison) -> int:
             f"neighbours={options.neighbours}: {options.reference} holds no images: give --data or a folder"
         )
     return 0
-
-
-def _subject(options: Namespace, model: TrainedModel, data: "ImageDataModule | None") -> Subject:
-    # its tensors are in the model already
-    checkpoint = load_checkpoint(options.ckpt_path, map_location="meta")
-    labels, classes = _labels(options, model, data)
-    return Subject(
-        model,
-        {"checkpoint": options.ckpt_path, "step": checkpoint["global_step"], "epoch": checkpoint["epoch"]},
-        options.num,
-        options.batch_size,
-        options.seed,
-        labels,
-        classes,
-        options.precision,
-        progress=not options.quiet,
-    )
-
-
-def _labels(options: Namespace, model: TrainedModel, data: "ImageDataModule | None") -> tuple[Tensor | None, str]:
-    """The samples' classes, in the shares of the data that are given or that were trained on; and how, in words."""
-    if not model.has_classes:
-        return None, "none"
-    fits = data is not None and data.num_classes == model.network.num_classes
-    if fits and (options.data is not None or model.class_counts is None):
-        assert data is not None
-        data.prepare_data()
-        return model.labels_in_shares(options.num, data.class_counts()), f"in the shares of {type(data).__name__}"
-    if model.class_counts is None:
-        warn(
-            f"{options.ckpt_path} does not say how often its training data have each class: the samples' classes come "
-            "in turn; give --data to draw them in the shares of that data"
-        )
-    return model.labels_in_shares(options.num), model.drawn_classes
 
 
 def _output(options: Namespace) -> Path:

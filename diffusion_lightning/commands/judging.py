@@ -3,19 +3,16 @@
 import math
 import platform
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from diffusion_lightning.commands.comparison import Comparison
-from diffusion_lightning.commands.drawing import Precision, drawing_context
+from diffusion_lightning.commands.subject import Subject
 from diffusion_lightning.commands.sweep import Way, label
-from diffusion_lightning.conditions import by_name
-from diffusion_lightning.data.tensor_images import ImageSet
 from diffusion_lightning.images import to_uint8, write_png
 from diffusion_lightning.likelihood import bits_per_dim
 from diffusion_lightning.metrics.agreement import Agreement, least_sure, tally_held_out, worst_picture
@@ -23,12 +20,9 @@ from diffusion_lightning.metrics.evaluation import evaluate, metric_name
 from diffusion_lightning.metrics.features import FEATURES, reads_classes
 from diffusion_lightning.metrics.neighbours import PROBES, find_neighbours, neighbours_picture
 from diffusion_lightning.metrics.reference import Reference
-from diffusion_lightning.progress import progress_bar
-from diffusion_lightning.randomness import Stream, derive_seed, draw_some
-from diffusion_lightning.training.bf16 import has_bf16_units
+from diffusion_lightning.randomness import draw_some
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
 from diffusion_lightning.training.guided import name_of
-from diffusion_lightning.training.trained import TrainedModel
 from diffusion_lightning.version import __version__, installed_version
 
 if TYPE_CHECKING:  # data modules load Lightning
@@ -36,63 +30,6 @@ if TYPE_CHECKING:  # data modules load Lightning
 
 NEAREST = 5
 """Real images beside each sample in the picture of neighbours."""
-
-
-@dataclass
-class Subject:
-    """What is judged: a model, and how its samples are drawn.
-
-    Attributes:
-        model: draws the samples.
-        origin: what results say of where the model is from, such as its checkpoint and its step.
-        num: how many samples, at least 2.
-        batch_size: how many are drawn at once.
-        seed: decides the samples, and the metrics' subsets.
-        labels: the samples' classes ``(num,)``, None for a network without classes.
-        classes: how they were chosen, in words.
-        precision: of the network.
-        progress: show bars.
-    """
-
-    model: TrainedModel
-    origin: dict[str, Any]
-    num: int
-    batch_size: int
-    seed: int
-    labels: Tensor | None
-    classes: str
-    precision: Precision = "auto"
-    progress: bool = False
-    _has_told_precision: bool = field(default=False, init=False)
-
-    @property
-    def format(self) -> Literal["bf16-mixed", "32-true"]:
-        """Of the network's numbers, as Lightning calls it."""
-        return "bf16-mixed" if self.precision == "auto" and has_bf16_units(self.model.device.type) else "32-true"
-
-    def samples(self, way: Way) -> Iterator[Tensor]:
-        """Batches of samples in [-1, 1]; every way has the same starts and classes."""
-        generator = torch.Generator(self.model.device)
-        bar = progress_bar(total=self.num, desc=way.name, unit="image", disable=not self.progress)
-        with bar:
-            for index, first in enumerate(range(0, self.num, self.batch_size)):
-                size = min(self.batch_size, self.num - first)
-                labels = None if self.labels is None else self.labels[first : first + size]
-                # anew for each batch, whose start is the first draw: what a sampler draws later moves no other start
-                generator.manual_seed(derive_seed(self.seed, index, Stream.EVALUATION))
-                with drawing_context(self.precision, self.model.device, tell=not self._has_told_precision):
-                    self._has_told_precision = True
-                    samples = self.model.sample(
-                        way.sampler,
-                        size,
-                        labels,
-                        generator,
-                        guidance=way.guidance,
-                        batch_size=size,
-                        progress=self.progress,
-                    )
-                yield samples  # outside of the context: what is done with them is done in float32
-                bar.update(size)
 
 
 @dataclass
@@ -162,26 +99,26 @@ def judge(
     return entry, drawn
 
 
-def mean_bits_per_dim(subject: Subject, held_out: ImageSet, num: int) -> tuple[dict[str, float], dict[str, Any]]:
+def mean_bits_per_dim(subject: Subject, data: "ImageDataModule", num: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Mean over held-out examples and its standard error, named by how many there are; and which examples they are.
 
     Args:
         subject: whose model it is of.
-        held_out: images, as a data module holds them.
+        data: whose held-out images, which have been set up.
         num: how many of them, drawn by the seed; all if there are fewer.
     """
-    model, available = subject.model, len(held_out)  # type: ignore[arg-type]
-    chosen = draw_some(num, available, subject.seed)
+    model, held_out = subject.model, data.held_out_images
+    available: int = len(held_out)  # type: ignore[arg-type]
+    chosen = draw_some(num, available, subject.seed).tolist()
     count = len(chosen)
-    images, condition = held_out[chosen.tolist()]
-    labels = by_name(condition).get("labels", torch.zeros(count, dtype=torch.int64))
+    images, condition = held_out[chosen][0], data.examples(chosen)[1]
     values = bits_per_dim(
         model.denoiser,
         images.to(model.device),
         generator=torch.Generator(model.device).manual_seed(subject.seed),
         batch_size=subject.batch_size,
         progress=subject.progress,
-        **model.condition(labels.to(model.device)),
+        **model.condition(condition),
     ).to("cpu", torch.float64)
     found = {f"bits_per_dim@{count}": values.mean().item()}
     if count > 1:
@@ -217,7 +154,7 @@ def judge_held_out(
         values |= {metric_name(name, feature, found.num): value for name, value in shares.items()}
         settings["agreement"] = {"held_out": found.num, "of": count, "seed": subject.seed}
     if num is not None:
-        bits, bits_of = mean_bits_per_dim(subject, held_out, num)
+        bits, bits_of = mean_bits_per_dim(subject, data, num)
         values, settings = values | bits, settings | bits_of
     return values, settings
 

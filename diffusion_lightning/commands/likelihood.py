@@ -12,7 +12,7 @@ from diffusion_lightning.commands.drawing import load_on_device
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
 from diffusion_lightning.commands.usage import UsageError, check_seed
-from diffusion_lightning.conditions import by_name
+from diffusion_lightning.conditions import Condition
 from diffusion_lightning.likelihood import Divergence, Probe, bits_per_dim, log_likelihood
 from diffusion_lightning.randomness import draw_some
 
@@ -41,7 +41,7 @@ def likelihood_command(args: list[str]) -> None:
         raise UsageError("data: the data module is missing; give for instance --data EmbeddedMNIST")
     data = likelihood_parser().instantiate(options).data
     model = load_on_device(find_checkpoint(options.ckpt_path), options.device)
-    x, labels, available = _held_out(data, options.num, options.seed)
+    x, conditions, available = _held_out(data, options.num, options.seed)
     if model.shape is not None and x.shape[1:] != model.shape:
         raise UsageError(
             f"data={type(data).__name__}: has examples of shape {tuple(x.shape[1:])}: must be {model.shape}, as those "
@@ -61,7 +61,7 @@ def likelihood_command(args: list[str]) -> None:
         generator=torch.Generator(model.device).manual_seed(options.seed),
         batch_size=options.batch_size,
         progress=not options.quiet,
-        **model.condition(labels.to(model.device)),
+        **model.condition(conditions),
     ).to("cpu", torch.float64)
     seconds = time.perf_counter() - start
 
@@ -111,19 +111,20 @@ def drawn_of(count: int, available: int, seed: int) -> str:
     return f"{count:,} of the {available:,} held-out examples (drawn by seed {seed})"
 
 
-def _held_out(data: "LightningDataModule", num: int, seed: int) -> tuple[Tensor, Tensor, int]:
-    """Some of the examples that the data module tests on, as it stores them, their labels, and how many there are."""
+def _held_out(data: "LightningDataModule", num: int, seed: int) -> tuple[Tensor, Condition, int]:
+    """Some of the examples that the data module tests on, as it stores them, their conditions, and of how many."""
     from diffusion_lightning.data.base import BatchDataModule
 
     data.prepare_data()
     data.setup("test")
     if isinstance(data, BatchDataModule):
         held_out: Any = data.sets()[1]
-        available = len(held_out)
-        x, condition = held_out[draw_some(num, available, seed).tolist()]
-        return x, by_name(condition).get("labels", torch.zeros(len(x), dtype=torch.int64)), available
+        chosen = draw_some(num, len(held_out), seed).tolist()
+        return held_out[chosen][0], data.examples(chosen)[1], len(held_out)
     # where they cannot be asked for one by one, all are read
-    xs, all_labels = zip(*data.test_dataloader(), strict=True)
-    x, labels = torch.cat(xs), torch.cat(all_labels)
+    xs, conditions = zip(*data.test_dataloader(), strict=True)
+    x, first = torch.cat(xs), conditions[0]
     chosen = draw_some(num, len(x), seed)
-    return x[chosen], labels[chosen], len(x)
+    if isinstance(first, Tensor):
+        return x[chosen], torch.cat(conditions)[chosen], len(x)
+    return x[chosen], {name: torch.cat([each[name] for each in conditions])[chosen] for name in first}, len(x)
