@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 if TYPE_CHECKING:  # loaded only where something is plotted
@@ -19,6 +20,10 @@ SHOWN, EXTENT = 0.99, 1.5
 
 PADDING = 2
 """Pixels between the images of a grid, and around them."""
+
+
+CAPTION = "Description"
+"""The name, one of the PNG standard's, of the text in a file that says what its picture shows."""
 
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -108,9 +113,27 @@ def points_picture(x: Tensor) -> Tensor:
     return figure_picture(figure)
 
 
-def write_png(picture: Tensor, path: Path) -> None:
-    """Write a uint8 picture ``(C, H, W)``, C = 1 or 3, as a whole file or not at all; folders are made."""
-    _write_image(picture, path, "png")
+def write_png(picture: Tensor, path: Path, caption: str = "") -> None:
+    """Write a uint8 picture ``(C, H, W)``, C = 1 or 3, as a whole file or not at all; folders are made.
+
+    Args:
+        picture: uint8 ``(C, H, W)``.
+        path: of the file.
+        caption: what it shows, which the file holds as its ``Description`` (:func:`caption_of`).
+    """
+    texts = PngInfo()
+    if caption:
+        texts.add_itxt(CAPTION, caption)
+    _write_image(picture, path, "png", pnginfo=texts)
+
+
+def caption_of(path: Path) -> str:
+    """What a picture shows, as its file says; empty if it does not, or cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return str(image.info.get(CAPTION, ""))
+    except (OSError, SyntaxError, ValueError):
+        return ""
 
 
 def write_picture(picture: Tensor, path: Path, scale: int = 1) -> None:

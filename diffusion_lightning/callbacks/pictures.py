@@ -38,13 +38,14 @@ def logged_step(trainer: Trainer) -> int:
     return max(trainer.global_step - 1, 0)
 
 
-def leave_picture(trainer: Trainer, name: str, picture: Tensor, path: Path) -> None:
+def leave_picture(trainer: Trainer, name: str, picture: Tensor, path: Path, caption: str = "") -> None:
     """Write a uint8 picture ``(3, H, W)`` to ``path`` and give it to the loggers as ``name``, with this step's metrics.
 
+    The caption says what it shows, in the file, with the loggers and in the report.
     If it cannot be written that is warned of, once for its folder, and training goes on.
     """
     with told_of(f"pictures in {path.parent}"):
-        write_png(picture, path)
+        write_png(picture, path, caption)
     for logger in trainer.loggers:
         with excused(logger):
             show_picture(logger, name, picture, path, logged_step(trainer))

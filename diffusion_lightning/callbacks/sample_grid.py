@@ -17,6 +17,7 @@ from diffusion_lightning.callbacks.pictures import (
     share,
 )
 from diffusion_lightning.callbacks.sampling import PictureCallback
+from diffusion_lightning.conditions import taken_by
 from diffusion_lightning.images import image_grid, visible
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
@@ -26,6 +27,9 @@ from diffusion_lightning.training.module import ScoreModule
 from diffusion_lightning.training.requested import to_look_at
 
 Animate = Literal["never", "last", "always"]
+
+NAMED = 20
+"""Of many classes, how many a caption names."""
 
 FRAMES = 40
 """Pictures of an animation at most: with a sampler of 1,000 steps every 26th state."""
@@ -99,6 +103,16 @@ class SampleGrid(PictureCallback):
             return [self.guidance]
         return [with_weight(module.own_or(self.guidance), weight) for weight in self.guidance_weights]
 
+    def _caption(self, module: ScoreModule) -> str:
+        """What was asked for: the classes by their names, and the weights."""
+        told = []
+        if taken_by(module.network) == ("labels",):
+            names = module.class_names or list(map(str, range(module.denoiser.num_classes or 0)))
+            told.append(f"classes in turn: {', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''}")
+        if self.guidance_weights is not None:
+            told.append(f"rows of weight {', '.join(f'{weight:g}' for weight in self.guidance_weights)}")
+        return "; ".join(told)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_due(trainer, self.every_n_epochs):
             return
@@ -128,7 +142,7 @@ class SampleGrid(PictureCallback):
         path = epoch_path(trainer, self.name)
         warn_of_broken(count_broken(states[-1]), states.shape[1])
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            leave_picture(trainer, self.name, image_grid(states[-1], across), path)
+            leave_picture(trainer, self.name, image_grid(states[-1], across), path, self._caption(pl_module))
             if is_animated:
                 shown = [*(visible(state) for state in states[:-1]), states[-1]]
                 frames = [image_grid(state, across) for state in shown]

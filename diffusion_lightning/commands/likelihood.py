@@ -124,7 +124,7 @@ def _held_out(data: "LightningDataModule", num: int, seed: int) -> tuple[Tensor,
     # where they cannot be asked for one by one, all are read
     xs, conditions = zip(*data.test_dataloader(), strict=True)
     x, first = torch.cat(xs), conditions[0]
-    chosen = draw_some(num, len(x), seed)
+    kept = draw_some(num, len(x), seed)
     if isinstance(first, Tensor):
-        return x[chosen], torch.cat(conditions)[chosen], len(x)
-    return x[chosen], {name: torch.cat([each[name] for each in conditions])[chosen] for name in first}, len(x)
+        return x[kept], torch.cat(conditions)[kept], len(x)
+    return x[kept], {name: torch.cat([each[name] for each in conditions])[kept] for name in first}, len(x)

@@ -6,6 +6,8 @@ from pathlib import Path
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from diffusion_lightning.images import caption_of
+
 
 def show_picture(logger: Logger, name: str, picture: Tensor, path: Path, step: int) -> None:
     """Give a logger that shows pictures the uint8 one ``(3, H, W)`` that ``path`` holds, as ``name``.
@@ -27,11 +29,12 @@ def show_animation(logger: Logger, name: str, shape: Sequence[int], path: Path, 
 
 
 def show_in_wandb(logger: WandbLogger, name: str, path: Path, step: int) -> None:
-    """Give W&B a picture as it is on disk, as ``name``; an animation, a GIF, as ``<name>_animation``."""
+    """Give W&B a picture as it is on disk, as ``name``, with its caption; an animation, a GIF, as ``<name>_animation``."""
     if path.suffix == ".gif":
         logger.log_video(_animation(name), [str(path)], step=step, caption=[path.stem])
     else:
-        logger.log_image(name, [str(path)], step=step, caption=[path.stem])
+        caption = ": ".join(filter(None, (path.stem, caption_of(path))))
+        logger.log_image(name, [str(path)], step=step, caption=[caption])
 
 
 def _animate_in_tensorboard(logger: TensorBoardLogger, name: str, shape: Sequence[int], path: Path, step: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusion_lightning.images import CAPTION
 from diffusion_lightning.report.run import Run
 
 MOST_EPOCHS = 60
@@ -23,11 +24,13 @@ class Picture:
         uri: all of its bytes, as ``data:image/…``.
         width: in pixels.
         height: in pixels.
+        caption: what it shows, as its file says; empty if it does not.
     """
 
     uri: str
     width: int
     height: int
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class Pane:
     shown: list[int | None]
     animation: tuple[int, Picture] | None
     flaw: str
+
+    @property
+    def caption(self) -> str:
+        """What the newest picture shows."""
+        return self.pictures[max(self.pictures)].caption if self.pictures else ""
 
 
 @dataclass(frozen=True)
@@ -105,9 +113,10 @@ def embed(path: Path) -> Picture | None:
                 image.seek(frame)
                 image.load()
             kind, (width, height) = str(image.format).lower(), image.size
+            caption = str(image.info.get(CAPTION, ""))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
-    return Picture(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width, height)
+    return Picture(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width, height, caption)
 
 
 def _figure(name: str, runs: Sequence[Run], tick: Callable[[], object]) -> Figure:
