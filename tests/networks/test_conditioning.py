@@ -65,7 +65,7 @@ def inputs(network, batch=4, side=6):
 
 
 def shallow():
-    return unet(channels=(8,), attention_levels=())
+    return unet(channels=(8,), attention_levels=(), patch_size=2)
 
 
 NETWORKS = [pytest.param(unet, id="unet"), pytest.param(mlp, id="mlp")]
@@ -79,7 +79,8 @@ by_part = pytest.mark.parametrize(
 
 def test_a_vector_is_standardized_and_embedded_by_two_layers():
     part = awake(VectorEmbedding(2, 4))
-    part.standardize(torch.tensor([10.0, -1.0]), torch.tensor([5.0, 0.0]))  # 0, of a constant, counts as 1
+    # 0, of a constant, counts as 1, and so does what is none in float32
+    part.standardize(torch.tensor([10.0, -1.0]), torch.tensor([5.0, 1e-60], dtype=torch.float64))
     vector = torch.tensor([[12.0, -1.0], [NAN, -1.0], [10.0, 1.0]])
     first, last = part.layers[0], part.layers[2]
     told = torch.tensor([[0.4, 0.0], [0.0, 2.0]])
