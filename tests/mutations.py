@@ -47,6 +47,7 @@ SHARED_FOLDER = (
 AGREEMENT = "tests/metrics/test_agreement.py"
 SHARED, FLOATS = "tests/metrics/test_shared_reference.py", "tests/test_floats.py"
 FAKE_CUDA = "tests/test_fake_cuda.py"
+CONDITIONING = "tests/networks/test_conditioning.py"
 
 RELIABILITY = "tests/reliability"
 POSITION = "tests/training/test_position.py::test_a_run_that_crashed_is_the_run_that_did_not"
@@ -974,6 +975,91 @@ MUTATIONS = [
         'with torch.autocast("cpu", enabled=False):',
         'with torch.autocast("cpu", dtype=torch.bfloat16):',
         "tests/networks/test_unet.py::test_attention_on_a_cpu_under_bf16_is_that_of_float32",
+    ),
+    # ---- conditions
+    Mutation(
+        "the null of a vector is not learnt",
+        "networks/conditioning.py",
+        "self.layers(standardized.to(x.dtype)), self.null)",
+        "self.layers(standardized.to(x.dtype)), self.null.detach())",
+        CONDITIONING,
+    ),
+    Mutation(
+        "the null of a class is the first class",
+        "networks/conditioning.py",
+        "embedding.weight[-1]",
+        "embedding.weight[0]",
+        CONDITIONING,
+    ),
+    Mutation(
+        "a vector is taken as it is, not standardized",
+        "networks/conditioning.py",
+        "(torch.where(given, vector, 0) - self.mean) / self.std",
+        "torch.where(given, vector, 0)",
+        CONDITIONING,
+    ),
+    Mutation(
+        "networks learn vectors in units of their own",
+        "networks/conditioning.py",
+        "(torch.where(given, vector, 0) - self.mean) / self.std",
+        "torch.where(given, vector, 0)",
+        "tests/test_conditional_gaussians.py::test_the_answers_with_and_without_the_condition_are_the_exact_ones[vector]",
+    ),
+    Mutation(
+        "a number that is the same everywhere is divided by 0",
+        "networks/conditioning.py",
+        "torch.where(std == 0, 1, std)",
+        "std",
+        CONDITIONING,
+    ),
+    Mutation(
+        "the NaN of a vector comes into the gradient",
+        "networks/conditioning.py",
+        "(torch.where(given, vector, 0) - self.mean)",
+        "(vector - self.mean)",
+        f"{CONDITIONING}::test_gradients_are_finite_and_every_weight_has_one",
+    ),
+    Mutation(
+        "a picture of which one pixel is not given counts as given",
+        "networks/conditioning.py",
+        "picture.flatten(1).isnan().any(1)",
+        "picture.flatten(1).isnan().all(1)",
+        CONDITIONING,
+    ),
+    Mutation(
+        "a larger picture loses the pixels between",
+        "networks/conditioning.py",
+        "antialias=True",
+        "antialias=False",
+        CONDITIONING,
+    ),
+    Mutation(
+        "a picture stands before x and not behind it",
+        "networks/conditioning.py",
+        "torch.cat([x, torch.where(given, picture.to(x.dtype), self.null.to(x.dtype))], dim=1)",
+        "torch.cat([torch.where(given, picture.to(x.dtype), self.null.to(x.dtype)), x], dim=1)",
+        CONDITIONING,
+    ),
+    Mutation(
+        "padding is looked at and tokens are not",
+        "networks/conditioning.py",
+        "torch.cat([~given.any(1, keepdim=True), given], dim=1)",
+        "torch.cat([given.any(1, keepdim=True), ~given], dim=1)",
+        CONDITIONING,
+    ),
+    Mutation(
+        "the token that stands for none is looked at beside others",
+        "networks/conditioning.py",
+        "torch.cat([~given.any(1, keepdim=True), given], dim=1)",
+        "torch.cat([given.new_ones(x.shape[0], 1), given], dim=1)",
+        CONDITIONING,
+    ),
+    Mutation(
+        "in bf16 on a CPU padding is looked at",
+        "networks/blocks.py",
+        "v.float(), attn_mask=mask)",
+        "v.float())",
+        CONDITIONING,
     ),
     Mutation(
         "precision auto in place of the other plugins",

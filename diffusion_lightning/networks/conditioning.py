@@ -94,6 +94,7 @@ class VectorEmbedding(nn.Module):
                 numbers = "finite numbers" if name == "mean" else "finite numbers, 0 or above"
                 raise ValueError(f"{name} must be {numbers}, got {value.tolist()}")
         self.mean.copy_(mean)
+        std = std.to(self.std)
         self.std.copy_(torch.where(std == 0, 1, std))
 
     def forward(self, x: Tensor, vector: Tensor | None) -> Tensor:

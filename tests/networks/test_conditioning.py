@@ -64,6 +64,10 @@ def inputs(network, batch=4, side=6):
     return x, torch.rand(batch, generator=generator), told
 
 
+def shallow():
+    return unet(channels=(8,), attention_levels=(), patch_size=2)
+
+
 NETWORKS = [pytest.param(unet, id="unet"), pytest.param(mlp, id="mlp")]
 PARTS = [(unet, name) for name in ("labels", "vector", "picture", "tokens")] + [(mlp, "labels"), (mlp, "vector")]
 by_part = pytest.mark.parametrize(
@@ -75,7 +79,8 @@ by_part = pytest.mark.parametrize(
 
 def test_a_vector_is_standardized_and_embedded_by_two_layers():
     part = awake(VectorEmbedding(2, 4))
-    part.standardize(torch.tensor([10.0, -1.0]), torch.tensor([5.0, 0.0]))  # 0, of a constant, counts as 1
+    # 0, of a constant, counts as 1, and so does what is none in float32
+    part.standardize(torch.tensor([10.0, -1.0]), torch.tensor([5.0, 1e-60], dtype=torch.float64))
     vector = torch.tensor([[12.0, -1.0], [NAN, -1.0], [10.0, 1.0]])
     first, last = part.layers[0], part.layers[2]
     told = torch.tensor([[0.4, 0.0], [0.0, 2.0]])
@@ -247,20 +252,28 @@ def test_a_mixed_batch_is_its_examples_one_by_one(make):
     torch.testing.assert_close(alone[2], network(x[2:3], t[2:3]), atol=1e-5, rtol=1e-4)
 
 
-def test_where_padding_stands_and_how_much_there_is_changes_nothing():
+@pytest.mark.parametrize("bf16", [False, True])
+def test_where_padding_stands_and_how_much_there_is_changes_nothing(bf16):
     network = unet()
     x, t, told = inputs(network)
-    tokens = told.pop("tokens")
-    expected = network(x, t, **told, tokens=tokens)
+    tokens = 10 * told.pop("tokens")  # so that each counts
+
+    def answer(other):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            return network(x, t, **told, tokens=other)
+
+    near = {"atol": 0.05, "rtol": 0.05} if bf16 else {"atol": 1e-5, "rtol": 1e-4}
+    expected = answer(tokens)
     for other in (
         tokens[:, [3, 0, 4, 1, 2]],  # any order
-        torch.cat([tokens, torch.full((4, 7, 3), NAN)], 1),
-        torch.cat([torch.full((4, 2, 3), NAN), tokens], 1),
+        torch.cat([tokens, torch.full((4, 40, 3), NAN)], 1),
+        torch.cat([torch.full((4, 40, 3), NAN), tokens], 1),
         torch.where(tokens.isnan() & (torch.arange(3) > 0), 1e30, tokens),  # one NaN is enough
     ):
-        torch.testing.assert_close(network(x, t, **told, tokens=other), expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(network(x, t, **told, tokens=tokens[:, :2])[3], expected[3], atol=1e-5, rtol=1e-4)
-    assert (network(x, t, **told, tokens=tokens[:, :2]) - expected)[:2].abs().max() > 1e-3
+        torch.testing.assert_close(answer(other), expected, **near)
+    fewer = answer(tokens[:, :2])
+    torch.testing.assert_close(fewer[3], expected[3], **near)
+    assert (fewer - expected)[:2].abs().amax(dim=(1, 2, 3)).min() > 0.5
 
 
 @pytest.mark.parametrize("make", NETWORKS)
@@ -356,7 +369,7 @@ def test_bfloat16_stays_close(make):
     assert network.bfloat16()(x.bfloat16(), t, **told).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("make", NETWORKS)
+@pytest.mark.parametrize("make", [shallow, mlp])
 def test_compiles_as_one_graph(make):
     network = make()
     x, t, told = inputs(network)
@@ -365,11 +378,11 @@ def test_compiles_as_one_graph(make):
     torch.testing.assert_close(compiled(x, t), network(x, t))
 
 
-@pytest.mark.parametrize("make", NETWORKS)
+@pytest.mark.parametrize("make", [shallow, mlp])
 def test_exports_with_any_batch(make):
     network = make().eval()
     x, t, told = inputs(network)
-    batch = torch.export.Dim("batch", min=1, max=64)
+    batch = torch.export.Dim("batch", max=64)
     shapes = {"x": {0: batch}, "time_signal": {0: batch}, **{name: {0: batch} for name in told}}
     program = torch.export.export(network, (x, t), told, dynamic_shapes=shapes, strict=False).module()
     for size in (4, 7):
