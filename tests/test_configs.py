@@ -48,7 +48,15 @@ def resolved(capsys: pytest.CaptureFixture[str], *files: Path) -> dict[str, Any]
 
 def test_they_are_all_there():
     assert {file.stem for file in RECIPES} == {
-        *("quickstart", "mnist", "mnist_super_resolution", "mnist_score_net", "mnist_unet_vp", "points_ncsn", "points_ddpm"),
+        *(
+            "quickstart",
+            "mnist",
+            "mnist_super_resolution",
+            "mnist_score_net",
+            "mnist_unet_vp",
+            "points_ncsn",
+            "points_ddpm",
+        ),
         *("cifar10", "cifar10_score_net", "cifar10_unet_vp", "cifar10_ddpm64", "cifar10_edm", "cifar10_diffusers"),
     }
     assert {file.stem for file in OVERLAYS} == {"gpu", "ddp", "fsdp", "debug", "small_unet", "without_fid"}
