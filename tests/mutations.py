@@ -44,6 +44,8 @@ FOLDER = "tests/data/test_image_folder.py"
 SHARED_FOLDER = (
     "tests/data/test_shared_folder.py::test_the_first_process_alone_searches_and_both_train_on_what_it_found"
 )
+CONDITION, METADATA = (f"tests/data/test_{name}.py" for name in ("condition", "metadata"))
+CONDITION_GRID = "tests/callbacks/test_condition_grid.py"
 AGREEMENT = "tests/metrics/test_agreement.py"
 SHARED, FLOATS = "tests/metrics/test_shared_reference.py", "tests/test_floats.py"
 FAKE_CUDA = "tests/test_fake_cuda.py"
@@ -1498,6 +1500,77 @@ MUTATIONS = [
         "finite = loss.isfinite()",
         "finite = torch.tensor(bool(loss.isfinite()))",
         "tests/training/test_reads.py",
+    ),
+    # ---- conditions from data
+    Mutation(
+        "the small picture is that of the image before it is mirrored",
+        "data/base.py",
+        "        return self._ready(images, condition)\n",
+        "        return normalize(images), self._ready(batch[0], condition)[1]\n",
+        f"{CONDITION}::test_the_small_picture_is_that_of_the_flipped_image",
+    ),
+    Mutation(
+        "a small picture takes one pixel of each square",
+        "data/condition.py",
+        "F.avg_pool2d(x, factor)",
+        "x[:, :, ::factor, ::factor]",
+        f"{CONDITION}::test_a_small_picture_is_the_average_of_its_pixels",
+    ),
+    Mutation(
+        "the held-out pictures have the vectors of the first ones",
+        "data/image_folder.py",
+        "vectors = whole.vectors[part] if",
+        "vectors = whole.vectors[: len(whole.labels[part])] if",
+        f"{METADATA}::test_each_picture_has_the_numbers_of_its_row_in_the_order_asked_for",
+    ),
+    Mutation(
+        "rows are taken for those of the pictures in their order",
+        "data/metadata.py",
+        "i = place.get(picture)",
+        "i = place.get(picture) and table.has_row.find(0)",
+        f"{METADATA}::test_each_picture_has_the_numbers_of_its_row_in_the_order_asked_for",
+    ),
+    Mutation(
+        "words are numbered as they come",
+        "data/metadata.py",
+        "class_names = sorted(found)",
+        "class_names = list(found)",
+        METADATA,
+    ),
+    Mutation(
+        "the statistics of vectors are of the held-out examples",
+        "data/examples.py",
+        "examples = self.sets()[0]\n",
+        "examples = self.sets()[1]\n",
+        f"{METADATA}::test_the_statistics_are_of_the_training_pictures_in_float64",
+    ),
+    Mutation(
+        "the statistics of vectors are summed up in float32",
+        "data/examples.py",
+        "vectors = vectors.double()\n",
+        "vectors = vectors.float()\n",
+        f"{METADATA}::test_the_statistics_are_of_the_training_pictures_in_float64",
+    ),
+    Mutation(
+        "the moving normal is as wide in itself as with its number",
+        "data/points.py",
+        "return vector * vector.new_tensor(DIRECTION), root @ root.T",
+        "return vector * vector.new_tensor(DIRECTION), root.T @ root",
+        "tests/data/test_points.py::test_moving_normal_given_its_number_is_the_joint_normal_given_it",
+    ),
+    Mutation(
+        "samples stand beside the conditions of other examples",
+        "callbacks/condition_grid.py",
+        "conditions[name][own // self.draws]",
+        "conditions[name][own % len(x)]",
+        f"{CONDITION_GRID}::test_a_row_is_the_condition_its_samples_and_the_truth",
+    ),
+    Mutation(
+        "every process draws for the first examples",
+        "callbacks/condition_grid.py",
+        "torch.arange(trainer.global_rank * count, (trainer.global_rank + 1) * count)",
+        "torch.arange(count)",
+        f"{CONDITION_GRID}::test_two_processes_draw_a_part_each",
     ),
 ]
 

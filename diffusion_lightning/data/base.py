@@ -7,7 +7,7 @@ images, uint8 (B, C, H, W): normalization and flips happen on the training devic
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -203,7 +203,8 @@ class ImageDataModule(BatchDataModule):
         return self.sets()[1]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """uint8 images to float32 in [-1, 1], in training with random flips; any other batch passes unchanged.
+        """uint8 images to float32 in [-1, 1], in training with random flips, and their conditions by name if they have
+        others than labels; what is no such pair passes unchanged.
 
         Which images are flipped is a function of (seed, epoch, batch index) and of their place in the batch of all
         processes alone. The small picture of a flipped image is flipped, too.
@@ -215,12 +216,10 @@ class ImageDataModule(BatchDataModule):
         Returns:
             `(images, condition)` with images float32 (B, C, H, W).
         """
-        if not isinstance(batch, tuple | list):
+        if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
             return batch
         images, condition = batch
-        if images.dtype != torch.uint8:
-            return batch
-        if self.flip and self.trainer is not None and self.trainer.training:
+        if images.dtype == torch.uint8 and self.flip and self.trainer is not None and self.trainer.training:
             fit = self.trainer.fit_loop
             # The hook runs before Lightning counts the batch, hence + 1; `processed` is the epoch the order was given.
             epoch, index = fit.epoch_progress.current.processed, fit.epoch_loop.batch_idx + 1  # type: ignore[attr-defined]
@@ -232,7 +231,7 @@ class ImageDataModule(BatchDataModule):
     def _ready(self, x: Tensor, condition: Condition) -> tuple[Tensor, Condition]:
         x = normalize(x) if x.dtype == torch.uint8 else x
         factor = self.condition.downsample if self.condition is not None else None
-        if isinstance(condition, Tensor) and factor is None:
+        if factor is None and not isinstance(condition, Mapping):
             return x, condition
         picture = {"picture": downsampled(x, factor)} if factor is not None else {}
         return x, {**self._named(condition), **picture}

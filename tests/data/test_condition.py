@@ -94,6 +94,17 @@ def test_examples_are_what_a_validation_step_gets(vectors, num_classes, conditio
         assert torch.equal(conditions["vector"], data.vectors[16:][indices])
 
 
+def test_floats_have_their_small_picture_and_what_is_no_pair_passes():
+    data, x = Noise(condition=HALF), torch.randn(2, 3, 4, 6)
+    same, condition = data.on_after_batch_transfer((x, torch.tensor([2, 0])), 0)
+    assert same is x
+    assert condition["labels"].tolist() == [2, 0]
+    torch.testing.assert_close(condition["picture"].double(), by_hand(x), rtol=0, atol=1e-6)
+    for other in (torch.arange(3), (x, x, x), (["a"], x)):
+        assert data.on_after_batch_transfer(other, 0) is other
+    assert Noise().on_after_batch_transfer((x, ["a", "b"]), 0) == (x, ["a", "b"])
+
+
 def test_the_first_held_out_are_those_that_validation_reads_first():
     data = Noise(batch_size=3, seed=7)
     x, _ = next(iter(data.val_dataloader()))

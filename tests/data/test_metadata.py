@@ -203,7 +203,7 @@ def test_of_one_class_alone_there_are_no_labels(folder):
 
 def test_the_statistics_are_of_the_training_pictures_in_float64(folder):
     """Of numbers so large that float32 could not add them up."""
-    big = [2.0**24 + 2 * i for i in range(12)]
+    big = [2.0**24 + 2 * i * i for i in range(12)]
     write(folder, [{"file_name": name, "big": big[i], "same": 3} for i, name in enumerate(NAMES)])
     data = images(folder, "big", "same")
     colours, _ = next(iter(both_parts(data)))

@@ -133,7 +133,7 @@ def run(folder: Path, environment: dict[str, str], count: int, codes: list[int],
     return outputs
 
 
-@pytest.mark.parametrize(("count", "columns"), [(1, ["kind", "size"]), (2, None)])
+@pytest.mark.parametrize(("count", "columns"), [(1, ["kind", "size"]), (2, None)], ids=["1", "2"])
 def test_the_first_process_alone_searches_and_both_train_on_what_it_found(folder, environment, count, columns):
     # a network without classes takes examples whatever is known of them
     more = ["--data.condition.columns", str(columns), "--model.network.num_classes", "null"] if columns else []

@@ -209,6 +209,15 @@ def test_a_network_without_classes_takes_any_labels():
     check_batch(unet(num_classes=3), (X, torch.tensor([0, 1, 2, 2], dtype=torch.int32)), Data())
 
 
+def test_labels_among_other_conditions_are_looked_at_too():
+    vector = torch.zeros(4, 2)
+    check_batch(unet(num_classes=3), (X, {"labels": torch.tensor([0, 1, 2, 2]), "vector": vector}), Data())
+    with pytest.raises(ValueError, match="has labels from 0 to 3: the network's are 0 … 2"):
+        check_batch(unet(num_classes=3), (X, {"labels": torch.tensor([0, 1, 2, 3]), "vector": vector}), Data())
+    with pytest.raises(ValueError, match="its labels are of type NoneType: UNet has num_classes=3"):
+        check_batch(unet(num_classes=3), (X, {"vector": vector}), Data())
+
+
 def test_all_labels_of_a_set_are_looked_at(make_data):
     images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
     data = make_data()
