@@ -20,7 +20,7 @@ from diffusion_lightning import (
     ScoreModule,
     UNet,
 )
-from diffusion_lightning.images import image_grid, to_uint8
+from diffusion_lightning.images import image_grid, to_uint8, visible
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 
 FROZEN = partial(torch.optim.SGD, lr=0.0)
@@ -113,7 +113,7 @@ def test_callbacks_take_their_own_or_the_module_s(fit, tmp_path):
     strips = [pixels(tmp_path / name / "epoch=0000.png") for name in ("strip", "bare")]
     assert not np.array_equal(*strips)
     generator = torch.Generator().manual_seed(derive_seed(global_seed(), Stream.DENOISING))
-    (last,) = to_uint8(module.sample(num=1, generator=generator, guidance=TRIPLE))
+    (last,) = to_uint8(visible(module.sample(num=1, generator=generator, guidance=TRIPLE)))
     assert np.array_equal(strips[0][2:30, 62:90, 0], last[0].numpy())
 
 
@@ -129,11 +129,11 @@ def test_fid_has_its_guidance_in_its_name(fit):
     )
     found = {name: value.item() for name, value in logged.items() if name.startswith("fid/")}
     assert list(found) == [
-        "fid/Patches,ClassifierFreeGuidance(weight=2)@8",
-        "fid/Patches,ClassifierFreeGuidance(weight=3)@8",
-        "fid/Patches@8",
-        "fid/Patches,ClassifierFreeGuidance(weight=1)@9",
-        "fid/Patches@9",
+        "fid/patches,ClassifierFreeGuidance(weight=2)@8",
+        "fid/patches,ClassifierFreeGuidance(weight=3)@8",
+        "fid/patches@8",
+        "fid/patches,ClassifierFreeGuidance(weight=1)@9",
+        "fid/patches@9",
     ]
     values = list(found.values())
     assert all(map(math.isfinite, values))
