@@ -30,12 +30,15 @@ trainer:
   callbacks:
     - class_path: diffusion_lightning.SampleGrid
       init_args: {num_samples: 5, animate: last}
+    - class_path: diffusion_lightning.SampleGrid
+      init_args: {num_samples: 3, name: weights, guidance_weights: [0, 1, 3], every_n_epochs: 2}
     - class_path: diffusion_lightning.FIDCallback
       init_args: {num_samples: 7, batch_size: 2, feature: mnist}
     - class_path: spy.Spy
 model:
   network: {init_args: {channels: [8], middle_attention: false, embed_dim: 8, num_classes: 10}}
   sampler: {init_args: {steps: 2}}
+  condition_dropout: 0.1
 data: {init_args: {batch_size: 8, num_predict: 5}}
 """
 
@@ -222,12 +225,19 @@ def test_they_write_one_run(fitted):
         "samples/epoch=0000.png",
         "samples/epoch=0001.png",
         "samples/epoch=0001.gif",
+        "weights/epoch=0001.png",
     }
     with Image.open(fitted.folder / "samples" / "epoch=0001.png") as picture:
         assert picture.size == (3 * 30 + 2, 2 * 30 + 2)
         cells = [picture.crop((x, y, x + 28, y + 28)) for y in (2, 32) for x in (2, 32, 62)]
     assert [cell.getbbox() is not None for cell in cells] == [True] * 5 + [False]  # five pictures and no sixth
     assert len({cell.tobytes() for cell in cells}) == 6
+    with Image.open(fitted.folder / "weights" / "epoch=0001.png") as picture:
+        assert picture.size == (3 * 30 + 2, 3 * 30 + 2)
+        rows = [[picture.crop((x, y, x + 28, y + 28)).tobytes() for x in (2, 32, 62)] for y in (2, 32, 62)]
+    # of the same noise as the other grid, and weight 1 is no guidance; the third is of another class here than there
+    assert rows[1][:2] == [cell.tobytes() for cell in cells[:2]]
+    assert len({cell for row in rows for cell in row}) == 9
     assert fitted.out.count("Done after 6 steps") == 1
 
 

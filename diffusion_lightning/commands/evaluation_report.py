@@ -73,7 +73,9 @@ class Results:
         Of a sweep over weights of guidance there is ``guidance.png``, too.
         """
         best = self.best
-        chosen = {"best": best and best["sampler"], "best_guidance": best and best.get("guidance")}
+        chosen = {"best": best and best["sampler"]}
+        if best is not None and best.get("guidance"):
+            chosen["best_guidance"] = best["guidance"]
         content = {"sweep": self.entries, **chosen} if self.is_sweep else self.entries[0]
         replace(folder / "results.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         replace(folder / "results.md", self.markdown())

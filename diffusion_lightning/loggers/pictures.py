@@ -29,7 +29,7 @@ def show_animation(logger: Logger, name: str, shape: Sequence[int], path: Path, 
 
 
 def show_in_wandb(logger: WandbLogger, name: str, path: Path, step: int) -> None:
-    """Give W&B a picture as it is on disk, as ``name``, with its caption; an animation, a GIF, as ``<name>_animation``."""
+    """Give W&B a picture as it is on disk, captioned, as ``name``; an animation, a GIF, as ``<name>_animation``."""
     if path.suffix == ".gif":
         logger.log_video(_animation(name), [str(path)], step=step, caption=[path.stem])
     else:

@@ -34,7 +34,7 @@ class Steering:
         denoiser: NetworkDenoiser,
         maker: GuidanceCallable | None,
         shape: Sequence[int] | None = None,
-        condition_dropout: float = 0.0,
+        condition_dropout: float | None = None,
     ) -> Denoiser:
         """The denoiser to sample from.
 
@@ -42,7 +42,7 @@ class Steering:
             denoiser: the model's, which is returned as it is if nothing is to steer it.
             maker: of the guidance.
             shape: of one example; None if it is not known.
-            condition_dropout: that the model was trained with.
+            condition_dropout: that the model was trained with; None if it is not known.
 
         Raises:
             ValueError: naming the argument, if it is out of its range, the guidance would change nothing, or the worse

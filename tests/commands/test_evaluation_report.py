@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from diffusion_lightning.commands import evaluation_report
 from diffusion_lightning.commands.evaluation_report import Results, new_folder
 from diffusion_lightning.commands.usage import UsageError
 
@@ -48,6 +49,39 @@ def test_one_sampler(tmp_path, capsys):
     out = capsys.readouterr().out
     assert table(out) == rows
     assert out.splitlines()[-1] == "Settings: batch_size=4, kid (subsets=100, subset_size=9)."
+
+
+def test_guidance_has_a_column_and_its_weights_a_picture(tmp_path, monkeypatch):
+    agreements = {"agreement/mnist@9": 0.5, "agreement_error/mnist@9": 0.1, "agreement/mnist_real@4": 1.0}
+    entries = []
+    for sampler, weight, fid in (("DDIM", 1, 4.0), ("DDIM", 3, 1.0), ("Heun", 1, 5.0), ("Heun", 3, 2.0)):
+        made = entry(sampler, 3 * weight, fid, guidance=f"ClassifierFreeGuidance(weight={weight})")
+        made["settings"] = {"batch_size": 4, "guidance": made["guidance"]}
+        made["metrics"] |= agreements
+        entries.append(made)
+    drawn = []
+    picture = evaluation_report.guidance_picture
+    monkeypatch.setattr(evaluation_report, "guidance_picture", lambda *args: drawn.append(args) or picture(*args))
+    results = Results(is_sweep=True, guidance_weights=[1.0, 3.0, 1.0], entries=entries, families=["a", "b", "c", "d"])
+    results.write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "results.md", "sweep.png", "guidance.png"}
+    assert drawn == [
+        (
+            ["fid/mnist@9", "agreement/mnist@9"],
+            {"DDIM": [(1.0, [4.0, 0.5]), (3.0, [1.0, 0.5])], "Heun": [(1.0, [5.0, 0.5]), (3.0, [2.0, 0.5])]},
+        )
+    ]
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert (content["best"], content["best_guidance"]) == ("DDIM", "ClassifierFreeGuidance(weight=3)")
+    text = (tmp_path / "results.md").read_text()
+    header, _, *rows = table(text)
+    assert header[:3] == ["sampler", "guidance", "NFE"]
+    assert [row[:3] for row in rows[:2]] == [
+        ["DDIM", "ClassifierFreeGuidance(weight=1)", "3"],
+        ["DDIM (best)", "ClassifierFreeGuidance(weight=3)", "9"],
+    ]
+    assert "Settings: batch_size=4." in text  # what differs is in the table
+    assert "Best: DDIM, ClassifierFreeGuidance(weight=3), 9 NFE." in text
 
 
 def test_a_sweep_marks_the_best(tmp_path):

@@ -10,6 +10,7 @@ from diffusion_lightning import (
     MLP,
     VESDE,
     VPSDE,
+    ClassifierFreeGuidance,
     CosineVPSDE,
     DiffusersUNet,
     DiscreteVESDE,
@@ -149,3 +150,20 @@ def test_another_function_is_found_out():
             check_function(lambda x, t: denoiser.denoise(x, t) * (1 + 1e-4), denoiser, (2,), TOLERANCE)
         with pytest.raises(ValueError, match="differs from the checkpoint by nan"):
             check_function(lambda x, t: denoiser.denoise(x, t) * torch.nan, denoiser, (2,), TOLERANCE)
+
+
+def test_a_guided_denoiser(tmp_path):
+    """Inside of the interval and outside in one batch, whatever was traced; not the unguided one."""
+    small = {"channels": (4,), "num_res_blocks": 1, "embed_dim": 8, "middle_attention": False}
+    network = with_weights(UNet(**small, num_classes=3))
+    bare = NetworkDenoiser(network, KarrasSDE(), KarrasPreconditioning()).eval()
+    guided = ClassifierFreeGuidance(bare, 3.0, (0.2, 3.0), rescale=0.7, threshold=0.9)
+    save_program(guided, tmp_path, shape=(1, 8, 8))
+    program = torch.export.load(tmp_path / "denoiser.pt2").module()
+    t = torch.tensor([0.01, 0.5, 1.0, 2.5, 40.0])
+    x, labels = torch.randn(5, 1, 8, 8) * t[:, None, None, None], torch.tensor([0, 1, 2, 0, 1])
+    with torch.no_grad():
+        expected, own = guided.denoise(x, t, labels=labels), bare.denoise(x, t, labels=labels)
+    assert (program(x, t, labels) - expected).abs().max() <= TOLERANCE * max(1, x.abs().max())
+    differs = (expected - own).abs().amax((1, 2, 3)) > 1e-3
+    assert differs.tolist() == [False, True, True, True, False]
