@@ -974,7 +974,7 @@ MUTATIONS = [
         "commands/guided_options.py",
         "        check_classes(guidance.as_dict())\n",
         "        pass\n",
-        "tests/commands/test_guided_options.py::test_no_config_has_a_function_called",
+        "tests/commands/test_guided_options.py::test_bad_guidance_is_one_line_and_leaves_nothing",
     ),
     Mutation(
         "a sweep draws every weight of guidance alike",

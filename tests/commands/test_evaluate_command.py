@@ -323,10 +323,10 @@ def test_what_was_found_before_an_interruption_is_kept(here, capsys, monkeypatch
 
     original = evaluate.judge
 
-    def judge(subject, sampler, *compared_with):
-        if sampler.steps == 3:
+    def judge(subject, way, *compared_with):
+        if way.sampler.steps == 3:
             raise KeyboardInterrupt
-        return original(subject, sampler, *compared_with)
+        return original(subject, way, *compared_with)
 
     monkeypatch.setattr(evaluate, "judge", judge)
     common = ["evaluate", *LAST, "--num", "3", "--metrics", "[is]"]

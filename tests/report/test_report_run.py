@@ -137,7 +137,7 @@ def test_evaluations(make_run):
     folder = make_run()
     metrics = {"fid/mnist@1000": 2.2, "kid/mnist@1000": 0.01, "kid_std/mnist@1000": 0.005}
     good = {"checkpoint": "a/last.ckpt", "step": 7, "sampler": "Heun", "nfe": 35, "num": 1000, "metrics": metrics}
-    other = {"checkpoint": "b/best.ckpt", "sampler": "DDIM(steps=9)", "metrics": {}}
+    other = {"checkpoint": "b/best.ckpt", "sampler": "DDIM(steps=9)", "guidance": "G(weight=2)", "metrics": {}}
     for name, content in {
         "b": json.dumps(good),
         "a": json.dumps({"sweep": [other, good], "best": "Heun"}),
@@ -150,7 +150,7 @@ def test_evaluations(make_run):
     picture(folder / "evaluations" / "b" / "neighbours.png", (1, 2, 3))
     run = read_run(folder)
     first, second, third = run.evaluations
-    assert (first.checkpoint, first.step, first.sampler) == ("best.ckpt", None, "DDIM(steps=9)")
+    assert (first.checkpoint, first.step, first.sampler) == ("best.ckpt", None, "DDIM(steps=9), G(weight=2)")
     assert (first.nfe, first.num, first.metrics) == (None, None, {})
     assert second == third
     assert (second.checkpoint, second.step, second.sampler, second.nfe, second.num) == (
