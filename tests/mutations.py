@@ -887,9 +887,9 @@ MUTATIONS = [
     ),
     Mutation(
         "the null condition is a class",
-        "denoiser.py",
-        'torch.full_like(given["labels"], index)',
-        'torch.full_like(given["labels"], index - 1)',
+        "conditions.py",
+        'null_class if name == "labels" else torch.nan)',
+        'null_class - 1 if name == "labels" else torch.nan)',
         "tests/guidance/test_guidance.py",
     ),
     Mutation(

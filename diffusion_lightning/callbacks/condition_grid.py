@@ -15,6 +15,7 @@ from diffusion_lightning.images import image_grid
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
+from diffusion_lightning.training.guided import GuidanceChoice
 from diffusion_lightning.training.module import ScoreModule
 
 
@@ -33,6 +34,7 @@ class ConditionGrid(PictureCallback):
         every_n_epochs: how often; the end of training always counts.
         batch_size: how many are drawn at once in each process.
         name: of the folder and of the picture with the loggers; give one to each of several grids.
+        guidance: steers the samples: the module's own, null for none, or a class and its arguments.
 
     Raises:
         ValueError: if a number is below 1, or at the start of training if the sampler does not fit the SDE, the data
@@ -47,6 +49,7 @@ class ConditionGrid(PictureCallback):
         every_n_epochs: int = 1,
         batch_size: int = 256,
         name: str = "conditions",
+        guidance: GuidanceChoice = "own",
     ) -> None:
         check_at_least_one(num_examples=num_examples, draws=draws, every_n_epochs=every_n_epochs, batch_size=batch_size)
         self.sampler = sampler
@@ -55,6 +58,7 @@ class ConditionGrid(PictureCallback):
         self.every_n_epochs = every_n_epochs
         self.batch_size = batch_size
         self.name = name
+        self.guidance = guidance
 
     def check(self, module: ScoreModule, data: Any) -> None:
         """As its parent's; a ValueError also where no picture is the condition of data or network."""
@@ -93,6 +97,7 @@ class ConditionGrid(PictureCallback):
             count,
             generator=torch.Generator(pl_module.device).manual_seed(seed),
             condition={name: value.to(pl_module.device) for name, value in told.items()},
+            guidance=self.guidance,
             batch_size=self.batch_size,
             progress=trainer.is_global_zero,
         )

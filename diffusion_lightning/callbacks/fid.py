@@ -54,8 +54,9 @@ class FIDCallback(Measurement):
         batch_size: how many samples are drawn at once in each process.
         feature_weights: local file of the inception network's weights, for machines without a network.
         cache: folder for the training images' statistics; ``~/.cache/diffusion_lightning`` if left out.
-        guidance: steers the samples: the module's own, null for none, or a class and its arguments. It is part of the
-            names of all that is measured of them: ``fid/mnist,ClassifierFreeGuidance(weight=2)@1000``.
+        guidance: steers the samples: the module's own, null for none, or a class and its arguments. One that is not
+            the module's is part of the names of all that is measured of them:
+            ``fid/mnist,ClassifierFreeGuidance(weight=2)@1000``, or ``fid/mnist,unguided@1000``.
 
     Raises:
         ValueError: if a number is too small, or at the start if the sampler does not fit the SDE, ``feature`` has an
@@ -121,8 +122,8 @@ class FIDCallback(Measurement):
                 f"FIDCallback: {error}; or leave FID out: --config configs/overlays/without_fid.yaml"
             ) from error
         self._label, self._feature = label, feature
-        is_own = self.guidance == "own"
-        self._drawn_label = label if is_own else f"{label},{name_of(module.own_or(self.guidance)) or 'unguided'}"
+        guidance, own = name_of(module.own_or(self.guidance)), name_of(module.guidance)
+        self._drawn_label = label if guidance == own else f"{label},{guidance or 'unguided'}"
         self.name = metric_name("fid", self._drawn_label, self.num_samples)
         self._fid = ReferenceFID(features, self.cache)
 

@@ -117,7 +117,7 @@ def test_callbacks_take_their_own_or_the_module_s(fit, tmp_path):
     assert np.array_equal(strips[0][2:30, 62:90, 0], last[0].numpy())
 
 
-def test_fid_has_its_guidance_in_its_name(fit):
+def test_fid_has_guidance_that_is_not_the_models_in_its_name(fit):
     of = {"feature": Patches(), "num_samples": 8}
     _, logged = fit(
         FIDCallback(**of),
@@ -129,11 +129,11 @@ def test_fid_has_its_guidance_in_its_name(fit):
     )
     found = {name: value.item() for name, value in logged.items() if name.startswith("fid/")}
     assert list(found) == [
-        "fid/patches,ClassifierFreeGuidance(weight=2)@8",
+        "fid/patches@8",  # by the model's own, as by its own sampler
         "fid/patches,ClassifierFreeGuidance(weight=3)@8",
-        "fid/patches@8",
+        "fid/patches,unguided@8",
         "fid/patches,ClassifierFreeGuidance(weight=1)@9",
-        "fid/patches@9",
+        "fid/patches,unguided@9",
     ]
     values = list(found.values())
     assert all(map(math.isfinite, values))
