@@ -23,7 +23,7 @@ import yaml
 from torch import Tensor
 from torchvision.io import write_png
 
-from diffusion_lightning import EmbeddedMNIST, Points, ScoreModule
+from diffusion_lightning import ConditionSource, EmbeddedMNIST, Points, ScoreModule
 from diffusion_lightning.commands import cli
 from diffusion_lightning.metrics.sliced_wasserstein import sliced_wasserstein
 
@@ -113,7 +113,10 @@ def train(name: str) -> dict[str, Any]:
     module = ScoreModule.load_from_checkpoint(run / "checkpoints" / "last.ckpt")
     real = examples(recipe["data"]["class_path"].split(".")[-1])
     real = real[: min(len(real), 512 if real.shape[1] == 2 else 32)]
-    drawn = module.sample(num=len(real), generator=torch.Generator().manual_seed(0)).flatten(1)
+    source = recipe["data"]["init_args"].get("condition")
+    told = EmbeddedMNIST(condition=ConditionSource(**source)).examples(range(len(real)))[1] if source else {}
+    generator = torch.Generator().manual_seed(0)
+    drawn = module.sample(num=len(real), generator=generator, condition=module.condition(told)).flatten(1)
     distance = sliced_wasserstein(drawn, real, generator=torch.Generator().manual_seed(0))
     return {**found, f"sliced_wasserstein@{len(real)}": float(f"{distance:.5g}")}
 

@@ -85,5 +85,9 @@ class Ours(System):
 
 class OursWithoutClasses(Ours):
     name = "ours-without-classes"
-    settings = "the same, but for model.network.init_args.num_classes: null"
-    options = ("--model.network.init_args.num_classes=null",)
+    settings = "the same, but for model.network.init_args.num_classes: null, and so without dropout and guidance"
+    options = (
+        "--model.network.init_args.num_classes=null",
+        "--model.condition_dropout=0",
+        "--model.guidance=null",
+    )

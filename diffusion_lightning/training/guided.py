@@ -182,5 +182,5 @@ def _check_conditions(network: nn.Module) -> None:
     if not taken_by(network):
         raise ValueError(
             f"guidance=ClassifierFreeGuidance: {type(network).__name__} is told of no condition, and it would change "
-            "nothing: leave it out, or give AutoGuidance"
+            "nothing: give --guidance null (--model.guidance null in training), or AutoGuidance"
         )

@@ -129,8 +129,9 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
             raise ValueError(f"condition_dropout={condition_dropout}: must be in [0, 1), 0 for none; 0.1 is usual")
         if condition_dropout > 0 and not has_nulls(network):
             lacks = "no null class, which takes the place of another" if taken_by(network) else "no condition to drop"
+            without = "--model.condition_dropout 0" + " --model.guidance null" * (guidance is not None)
             raise ValueError(
-                f"condition_dropout={condition_dropout}: {type(network).__name__} has {lacks}: leave it out, or give a "
+                f"condition_dropout={condition_dropout}: {type(network).__name__} has {lacks}: give {without}, or a "
                 "UNet with num_classes"
             )
         if augment is not None and (dim := getattr(network, "augment_dim", None)) != augment.dim:

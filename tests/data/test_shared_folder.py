@@ -135,8 +135,7 @@ def run(folder: Path, environment: dict[str, str], count: int, codes: list[int],
 
 @pytest.mark.parametrize(("count", "columns"), [(1, ["kind", "size"]), (2, None)], ids=["1", "2"])
 def test_the_first_process_alone_searches_and_both_train_on_what_it_found(folder, environment, count, columns):
-    # a network without classes takes examples whatever is known of them
-    more = ["--data.condition.columns", str(columns), "--model.network.num_classes", "null"] if columns else []
+    more = ["--data.condition.columns", str(columns), "--model.network.condition_dim", "1"] if columns else []
     outputs = run(folder, environment, count, [0] * count, *more)
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     assert first["pid"] != second["pid"]

@@ -946,5 +946,7 @@ def test_a_probability_out_of_range_is_named(make_module, probability):
 
 
 def test_what_has_no_null_class_cannot_be_trained_to_do_without(make_module):
-    with pytest.raises(ValueError, match=r"^condition_dropout=0.1: UNet has no condition to drop: leave it out"):
+    with pytest.raises(
+        ValueError, match=r"^condition_dropout=0.1: UNet has no condition to drop: give --model.condition_dropout 0, or"
+    ):
         make_module(condition_dropout=0.1)
