@@ -37,6 +37,7 @@ from diffusion_lightning.commands.resumption import (
 from diffusion_lightning.commands.run_config import RunConfig
 from diffusion_lightning.commands.run_options import RunParser, check_run
 from diffusion_lightning.commands.usage import UsageError, explain
+from diffusion_lightning.conditions import taken_by
 from diffusion_lightning.loggers import RunLogger, TensorBoardLogger, WandbLogger
 from diffusion_lightning.loggers.guest import as_guest
 from diffusion_lightning.loggers.tensorboard_logger import go_on
@@ -299,8 +300,10 @@ class DiffusionCLI(LightningCLI):
             if isinstance(logger, WandbLogger) and (way := logger.how_to_look()):
                 lines.append(f"  W&B       {way}")
         if last.is_file():
+            told = set(taken_by(self.model.network)) - {"labels"}
+            rows = "--condition FILE" if told and not self.model.condition_dropout else "--num 64"
             lines.append(
-                f"  sample    lightning sample --ckpt_path {shlex.quote(str(last))} --num 64 --output samples.png"
+                f"  sample    lightning sample --ckpt_path {shlex.quote(str(last))} {rows} --output samples.png"
             )
             lines.append(f"  resume    {resume_command(folder)}{longer(self.trainer)}")
         lines.append(f"  report    lightning report {shlex.quote(str(folder))}")
