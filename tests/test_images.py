@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lightning.images import image_grid, to_uint8, visible, write_gif, write_png
+from diffusion_lightning.images import caption_of, image_grid, to_uint8, visible, write_gif, write_png
 
 
 def test_the_range_maps_to_all_levels():
@@ -65,6 +65,16 @@ def test_png(tmp_path, channels):
         pixels = np.asarray(file)
     assert np.array_equal(pixels.reshape(6, 5, channels), picture.permute(1, 2, 0).numpy())
     assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["a.png"]
+
+
+def test_a_file_says_what_its_picture_shows(tmp_path):
+    picture = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    write_png(picture, tmp_path / "a.png", caption="classes in turn: größer, 猫")
+    assert caption_of(tmp_path / "a.png") == "classes in turn: größer, 猫"
+    write_png(picture, tmp_path / "b.png")
+    assert caption_of(tmp_path / "b.png") == ""
+    (tmp_path / "c.png").write_text("no picture")
+    assert caption_of(tmp_path / "c.png") == caption_of(tmp_path / "d.png") == ""
 
 
 def test_a_png_that_fails_leaves_the_old_one(tmp_path):

@@ -261,10 +261,13 @@ def test_pictures_go_to_every_logger_that_shows_them(tmp_path, monkeypatch):
     loggers = [RunLogger(tmp_path, "run"), WandbLogger(), tensorboard]
     picture = torch.randint(256, (3, 8, 6), dtype=torch.uint8)
     path = tmp_path / "samples" / "epoch=0003.png"
-    leave_picture(SimpleNamespace(loggers=loggers, global_step=70), "samples", picture, path)
+    trainer = SimpleNamespace(loggers=loggers, global_step=70)
+    leave_picture(trainer, "samples", picture, path)
 
     assert torch.equal(pixels(path), picture)
     assert shown == [(("samples", [str(path)]), {"step": 69, "caption": ["epoch=0003"]})]
+    leave_picture(SimpleNamespace(loggers=[WandbLogger()], global_step=70), "samples", picture, path, "cats, dogs")
+    assert shown[1][1]["caption"] == ["epoch=0003: cats, dogs"]
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -4,8 +4,11 @@ import base64
 import itertools
 
 import pytest
+import torch
 from run_folders import animation
 
+from diffusion_lightning.images import write_png
+from diffusion_lightning.report.page import render
 from diffusion_lightning.report.pictures import MOST_EPOCHS, embed, figures, spread
 from diffusion_lightning.report.run import read_run
 
@@ -32,6 +35,16 @@ def test_a_picture_is_the_files_own_bytes(make_run):
     assert kind == "data:image/png;base64"
     assert base64.b64decode(content) == path.read_bytes()
     assert (picture.width, picture.height) == (24, 16)
+
+
+def test_a_picture_shows_what_its_file_says(make_run):
+    run = make_run(pictures={"samples": [0, 1]})
+    path = run / "samples" / "epoch=0001.png"
+    write_png(torch.zeros(3, 4, 4, dtype=torch.uint8), path, caption="classes in turn: <cat> & dog")
+    assert embed(path).caption == "classes in turn: <cat> & dog"
+    ((pane,),) = [figure.panes for figure in figures([read_run(run)])]
+    assert pane.caption == embed(path).caption
+    assert '<p class="small">classes in turn: &lt;cat&gt; &amp; dog</p>' in render([read_run(run)])
 
 
 def test_an_animation_likewise(tmp_path):
