@@ -478,6 +478,7 @@ def process(world_size: int, rank: int) -> SimpleNamespace:
     return SimpleNamespace(
         **{"world_size": world_size, "global_rank": rank, "is_global_zero": rank == 0, "fast_dev_run": False},
         **{"current_epoch": 0, "max_epochs": 1, "max_steps": -1, "log_dir": "run", "default_root_dir": "run"},
+        datamodule=None,
         strategy=SimpleNamespace(reduce=lambda tensor, reduce_op: tensor),
     )
 
@@ -492,7 +493,8 @@ def real_samples(monkeypatch, digits):
     def draw(shift: int = 0) -> None:
         places = [(digits[1].labels == digit).nonzero()[:, 0] for digit in range(10)]
 
-        def sample(self, sampler, num, labels, *args, **kwargs):
+        def sample(self, sampler, num, *, condition, **kwargs):
+            labels = condition.get("labels")
             asked = range(num) if labels is None else [int(places[(c + shift) % 10][i]) for i, c in enumerate(labels)]
             return digits[1].images[torch.tensor(asked)] / 127.5 - 1
 
