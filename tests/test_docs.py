@@ -140,7 +140,9 @@ def test_every_command_has_its_options(pages):
 def test_a_default_and_a_type_are_those_of_the_parser(site):
     table = re.sub(r"<[^>]+>", "|", (site / "commands.html").read_text())
     cells = [cell.strip() for cell in table.split("|") if cell.strip()]
-    at = {name: cells.index(name) for name in ("--snr", "--scale", "--model.ema_decay", "--divergence") if name in cells}
+    at = {
+        name: cells.index(name) for name in ("--snr", "--scale", "--model.ema_decay", "--divergence") if name in cells
+    }
     assert cells[at["--scale"] :][1:4] == ["int", "1", "The side of the square that a pixel of pictures becomes."]
     assert cells[at["--model.ema_decay"] :][1:3] == ["float", "0.9999"]
     assert cells[at["--divergence"] :][1:5] == ["hutchinson", "or", "exact", "hutchinson"]

@@ -150,7 +150,7 @@ def test_fid_is_that_of_the_cpu(make_module: Any, make_data: Any, tmp_path: Any)
     module, data = make_module(shape=(1, 28, 28)), make_data()
     draw = module.sample
     # the device's generator draws other noise, as the real one's does
-    module.sample = lambda *args, **kwargs: draw(*args[:3], torch.Generator().manual_seed(0), **kwargs)
+    module.sample = lambda *args, **kwargs: draw(*args, **{**kwargs, "generator": torch.Generator().manual_seed(0)})
     callbacks = [
         FIDCallback(num_samples=20, batch_size=8, feature=Patches(), cache=str(tmp_path / name)) for name in "ab"
     ]

@@ -143,7 +143,7 @@ class FIDCallback(Measurement):
         count = share(self.num_samples, trainer.world_size, trainer.global_rank)
         data = trainer.datamodule  # type: ignore[attr-defined]
         asked = to_compare(pl_module, self.num_samples, data, global_seed())
-        own = torch.arange(trainer.global_rank, self.num_samples, trainer.world_size)
+        own = torch.arange(self.num_samples)[trainer.global_rank :: trainer.world_size]
         bar = progress_bar(total=count, desc=self.name, unit="image", disable=not trainer.is_global_zero)
         broken = 0
         read = torch.zeros(3, dtype=torch.int64, device=pl_module.device)

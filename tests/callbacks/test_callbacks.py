@@ -409,7 +409,8 @@ def drawn(monkeypatch) -> list[int]:
     """The classes that samples are drawn of, in order; the samples are images of their class's number."""
     classes: list[int] = []
 
-    def sample(self, sampler, num, labels, *args, trajectory=False, **kwargs):
+    def sample(self, sampler, num, *, condition, trajectory=False, **kwargs):
+        labels = condition["labels"]
         classes.extend(labels.tolist())
         images = labels[:, None, None, None].expand(num, 1, 28, 28).float() / 10
         return images.expand(3, *images.shape) if trajectory else images

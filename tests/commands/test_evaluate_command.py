@@ -169,9 +169,9 @@ def drawn(monkeypatch) -> list[int]:
     classes: list[int] = []
     original = DrawsSamples.sample
 
-    def sample(self, sampler, num, labels, *args, **kwargs):
-        classes.extend(labels.tolist())
-        return original(self, sampler, num, labels, *args, **kwargs)
+    def sample(self, sampler, num, **kwargs):
+        classes.extend(kwargs["condition"]["labels"].tolist())
+        return original(self, sampler, num, **kwargs)
 
     monkeypatch.setattr(DrawsSamples, "sample", sample)
     return classes
