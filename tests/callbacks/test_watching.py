@@ -68,7 +68,7 @@ VALUES = {
 """Logged at each of the eight steps."""
 
 EPOCHS_VALUES = {
-    *("train/loss_epoch", "val/loss", "fid/mnist@12"),
+    *("train/loss_epoch", "val/loss_unconditional", "val/loss", "fid/mnist@12"),
     *(f"{share}/{of}" for share in ("agreement", "legible") for of in ("mnist@12", "mnist_real@1000")),
     *("agreement_error/mnist@12", "legible_error/mnist@12"),
     *(f"time/{part}" for part in ("data", "step", "sampling", "evaluation", "checkpoint", "other")),
@@ -184,7 +184,7 @@ def test_wandb_has_each_picture_once_as_it_is_on_disk(logged):
         for key, captions in row.items():
             if key.endswith(".captions"):
                 name, (caption,) = key.removesuffix(".captions"), captions
-                epoch = int(caption.removeprefix("epoch="))
+                epoch = int(caption.partition(": ")[0].removeprefix("epoch="))
                 assert step == 4 * epoch + 3
                 shown[name, epoch] += 1
                 media = next(logged.wandb.rglob(f"media/*/{name}_{step}_*"))
