@@ -43,8 +43,8 @@ def misfits(network: nn.Module, data: Any) -> tuple[list[str], list[str]]:
         if not hasattr(data, width) or own == (given := getattr(data, width)):
             continue
         have = f"gives {A[name]} of {given} {UNITS[name]}" if given else f"gives no {name}"
-        if own is None and name in taken_by(network):  # by a network that does not say how many
-            continue
+        if own is None and (name in taken_by(network) or getattr(data, "condition", None) is None):
+            continue  # a network that does not say how many; data that nobody has asked for it
         if own is None:
             way_out = f"{option(network, width, given)}, or leave data.condition out"
             odd.append(f"data.condition: {type(data).__name__} {have}, which the network is not told: give {way_out}")

@@ -320,7 +320,7 @@ UNTOLD = {
     ),
     "nobody listens": (
         {},
-        {},
+        {"condition": "columns"},
         "data.condition: Data gives a vector of 4 numbers, which the network is not told: give "
         "--model.network.condition_dim 4, or leave data.condition out",
     ),
@@ -345,6 +345,7 @@ def test_what_a_network_is_to_be_told_and_what_data_tell_are_held_together(case)
         check_compatible(Told(**widths), Data(**{**SPECTRUM, **attributes}))
     assert str(error.value) == message
     check_compatible(Told(condition_dim=4), Data(**SPECTRUM))
+    check_compatible(Told(), Data(**SPECTRUM))  # which nobody has asked the data for
     check_compatible(Told(condition_dim=4), Data(shape=(1, 8, 8)))  # of data that do not say it, the batch tells
 
 
