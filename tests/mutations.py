@@ -853,8 +853,8 @@ MUTATIONS = [
     Mutation(
         "those that keep their condition lose it",
         "training/draws.py",
-        "torch.where(dropped, null, labels)",
-        "torch.where(dropped, labels, null)",
+        "torch.where(expand(dropped, value), null[name], value)",
+        "torch.where(expand(dropped, value), value, null[name])",
         "tests/training/test_draws.py",
     ),
     Mutation(
@@ -978,7 +978,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a sweep draws every weight of guidance alike",
-        "commands/judging.py",
+        "commands/subject.py",
         "                        guidance=way.guidance,\n",
         "                        guidance=None,\n",
         "tests/commands/test_guided_options.py::test_a_sweep_over_weights",
@@ -986,16 +986,16 @@ MUTATIONS = [
     Mutation(
         "the row of each weight has other noise",
         "callbacks/sample_grid.py",
-        "                torch.Generator(pl_module.device).manual_seed(seed),\n",
-        "                torch.Generator(pl_module.device).manual_seed(seed + len(rows)),\n",
+        "generator=torch.Generator(pl_module.device).manual_seed(seed),",
+        "generator=torch.Generator(pl_module.device).manual_seed(seed + len(rows)),",
         "tests/callbacks/test_guided_callbacks.py::test_a_row_for_each_weight_of_the_same_noise",
     ),
     Mutation(
         "guided and unguided FID have one name",
         "callbacks/fid.py",
-        'label if guidance is None else f"{label},{guidance}"',
+        """label if guidance == own else f"{label},{guidance or 'unguided'}\"""",
         "label",
-        "tests/callbacks/test_guided_callbacks.py::test_fid_has_its_guidance_in_its_name",
+        "tests/callbacks/test_guided_callbacks.py::test_fid_has_guidance_that_is_not_the_models_in_its_name",
     ),
     Mutation(
         "an exported program is guided outside of its interval, too",
@@ -1193,8 +1193,8 @@ MUTATIONS = [
     Mutation(
         "a likelihood of the first held-out examples",
         "commands/likelihood.py",
-        "held_out[draw_some(num, available, seed).tolist()]",
-        "held_out[list(range(min(num, available)))]",
+        "draw_some(num, len(held_out), seed).tolist()",
+        "list(range(min(num, len(held_out))))",
         "tests/commands/test_likelihood_command.py::test_the_examples_are_drawn_from_all_of_them",
     ),
     Mutation(
@@ -1206,9 +1206,9 @@ MUTATIONS = [
     ),
     Mutation(
         "FID of classes in turn, whatever their shares",
-        "callbacks/fid.py",
-        "pl_module.labels_in_shares(self.num_samples)",
-        "pl_module.default_labels(torch.arange(self.num_samples))",
+        "training/requested.py",
+        "model.labels_in_shares(total)",
+        "model.default_labels(torch.arange(total))",
         "tests/callbacks/test_callbacks.py::test_fid_takes_the_classes_in_the_shares_of_the_data",
     ),
     Mutation(
@@ -1655,6 +1655,69 @@ MUTATIONS = [
         "torch.arange(trainer.global_rank * count, (trainer.global_rank + 1) * count)",
         "torch.arange(count)",
         f"{CONDITION_GRID}::test_two_processes_draw_a_part_each",
+    ),
+    Mutation(
+        "asked for: a network learns no statistics of vectors",
+        "training/module.py",
+        "if stage == TrainerFn.FITTING and not self._data.is_trained:",
+        "if stage == TrainerFn.FITTING and self._data.is_trained:",
+        "tests/training/test_requested.py",
+    ),
+    Mutation(
+        "asked for: the condition of the next example",
+        "training/requested.py",
+        "order[indices.cpu() % len(order)]",
+        "order[(indices.cpu() + 1) % len(order)]",
+        "tests/training/test_requested.py",
+    ),
+    Mutation(
+        "asked for: held-out conditions are compared with training examples",
+        "training/requested.py",
+        "tolist(), held_out=False)",
+        "tolist(), held_out=True)",
+        "tests/training/test_requested.py",
+    ),
+    Mutation(
+        "asked for: what was never left out is left out",
+        "training/trained.py",
+        "if left_out and not self.condition_dropout",
+        "if left_out and self.condition_dropout",
+        "tests/training/test_requested.py",
+    ),
+    Mutation(
+        "asked for: each condition of an example is dropped or not by itself",
+        "training/draws.py",
+        "torch.where(expand(dropped, value), null[name], value)",
+        "torch.where(expand(dropped.roll(len(name)), value), null[name], value)",
+        "tests/training/test_draws.py",
+    ),
+    Mutation(
+        "asked for: rows of a file in turn, not each by itself",
+        "commands/asked.py",
+        "value.repeat_interleave(each, 0)",
+        "value.repeat(each, *[1] * (value.ndim - 1))",
+        "tests/commands/test_asked.py",
+    ),
+    Mutation(
+        "asked for: a number goes before a name",
+        "commands/asked.py",
+        "numbers.get(str(label), int(label) if str(label).isdecimal() else label)",
+        "int(label) if str(label).isdecimal() else numbers.get(str(label), label)",
+        "tests/commands/test_asked.py",
+    ),
+    Mutation(
+        "asked for: columns in the order of the file",
+        "commands/asked.py",
+        "wanted = model.vector_names or columns",
+        "wanted = columns",
+        "tests/commands/test_asked.py",
+    ),
+    Mutation(
+        "asked for: a vector of another length passes",
+        "training/condition_check.py",
+        "(width is None or value.shape[axis] == width)",
+        "(width is None or value.shape[axis] >= width)",
+        "tests/training/test_compatibility.py",
     ),
 ]
 
