@@ -38,7 +38,7 @@ trainer:
 model:
   network: {init_args: {channels: [8], middle_attention: false, embed_dim: 8, num_classes: 10}}
   sampler: {init_args: {steps: 2}}
-  condition_dropout: 0.1
+  guidance: {init_args: {weight: 1, interval: null}}
 data: {init_args: {batch_size: 8, num_predict: 5}}
 """
 

@@ -27,12 +27,14 @@ class Guidance(Denoiser):
 
     Attributes:
         evaluations: of the denoisers inside, in the last call.
+        has_steered: whether any call has been at a noise level in the interval.
 
     Raises:
         ValueError: for an argument out of its range.
     """
 
     is_guided = True
+    has_steered = False
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class Guidance(Denoiser):
         # in a program that is exported nothing may depend on the content of a tensor
         if self.is_neutral or not (inside is None or torch.compiler.is_compiling() or inside.any()):
             return self.ask(self.denoiser, x, t, **cond)
+        self.has_steered = True
         guided, own = self.steer(x, t, **cond)
         guided = self._in_range(guided, own)
         return guided if inside is None else torch.where(expand(inside, x), guided, own)

@@ -13,8 +13,9 @@ from torch import nn
 
 from diffusion_lightning.conditions import taken_by
 from diffusion_lightning.denoiser import Denoiser, NetworkDenoiser
-from diffusion_lightning.guidance import ClassifierFreeGuidance, GuidanceCallable
+from diffusion_lightning.guidance import ClassifierFreeGuidance, Guidance, GuidanceCallable
 from diffusion_lightning.messages import warn
+from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.averaged import load_averaged
 from diffusion_lightning.training.recipe import class_behind
 
@@ -27,7 +28,7 @@ class Steering:
 
     def __init__(self) -> None:
         self._worse: dict[str, tuple[NetworkDenoiser, Sequence[int] | None]] = {}
-        self._has_warned = False
+        self._has_warned = self._is_told_idle = False
 
     def __call__(
         self,
@@ -67,6 +68,18 @@ class Steering:
                     "condition, which ClassifierFreeGuidance compares with: train with --model.condition_dropout 0.1"
                 )
         return made
+
+    def tell_if_idle(self, denoiser: Denoiser, sampler: Sampler) -> None:
+        """Warn, once, of a denoiser whose interval held none of the steps by which samples were drawn from it."""
+        if not isinstance(denoiser, Guidance) or denoiser.is_neutral or denoiser.has_steered or self._is_told_idle:
+            return
+        if denoiser.interval is not None:
+            self._is_told_idle = True
+            low, high = denoiser.interval
+            warn(
+                f"guidance.interval=[{low:g}, {high:g}]: no step of {type(sampler).__name__} was at a noise level in "
+                "it, and nothing was guided: give more steps, or a wider interval"
+            )
 
 
 def check_own(maker: GuidanceCallable | None, denoiser: NetworkDenoiser) -> None:

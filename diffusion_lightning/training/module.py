@@ -367,7 +367,7 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         """One sample for each index of ``batch`` ``(B,)``, by the module's sampler."""
         seed = derive_seed(global_seed(), int(batch[0]), Stream.PREDICTION)
         generator = torch.Generator(self.device).manual_seed(seed)
-        asked = to_look_at(self, batch, self.trainer.datamodule)  # type: ignore[attr-defined]
+        asked = to_look_at(self, batch, getattr(self._trainer, "datamodule", None))
         return self.sample(num=len(batch), condition=asked, generator=generator)
 
     # ---- sampling

@@ -144,6 +144,8 @@ class DrawsSamples:
                 )
                 batches.append(batch)
                 bar.update(size)
+        if asked:
+            self._steering.tell_if_idle(denoiser, sampler)
         # a single batch as it is: a copy of a long trajectory may be a gigabyte
         return batches[0] if len(batches) == 1 else torch.cat(batches, dim=1 if trajectory else 0)
 

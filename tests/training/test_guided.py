@@ -90,6 +90,21 @@ def test_the_module_s_own_another_and_none(make):
     assert not torch.equal(drawn(module, guidance=partial(ClassifierFreeGuidance, weight=0.0)), bare)
 
 
+@pytest.mark.parametrize(("interval", "is_told"), [([0.05, 3.0], False), ([1.0, 1.001], True), (None, False)])
+def test_an_interval_between_two_steps_is_told_of_once(make, recwarn, interval, is_told):
+    model = make()
+    for _ in range(2):
+        drawn(model, guidance=partial(ClassifierFreeGuidance, weight=2.0, interval=interval))
+    told = [str(warning.message) for warning in recwarn if "no step" in str(warning.message)]
+    line = "guidance.interval=[1, 1.001]: no step of Heun was at a noise level in it, and nothing was guided"
+    assert [text.partition(": give")[0] for text in told] == [line] * is_told
+
+
+def test_guidance_that_does_nothing_is_told_of_nothing(make, recwarn):
+    drawn(make(), guidance=partial(ClassifierFreeGuidance, weight=1.0, interval=[1.0, 1.001]))
+    assert not [warning for warning in recwarn if "no step" in str(warning.message)]
+
+
 def test_predictions_follow_the_module_s_own(make):
     indices = torch.arange(3)
     steered, bare = (make(guidance=maker).predict_step(indices, 0) for maker in (TWICE, None))
