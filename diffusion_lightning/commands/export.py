@@ -9,6 +9,7 @@ from diffusion_lightning.commands.guided_options import add_guidance_option, set
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
 from diffusion_lightning.commands.usage import UsageError
+from diffusion_lightning.conditions import taken_by
 from diffusion_lightning.export.folder import FILES, check_output, wanted_file, whole_folder
 from diffusion_lightning.export.record import NAME, record_text
 from diffusion_lightning.export.weights import save_denoiser
@@ -43,6 +44,11 @@ def export_command(args: list[str]) -> None:
         raise UsageError(
             f"ckpt_path={options.ckpt_path!r}: was saved before its examples' shape was known: "
             "give one of a training, or --format safetensors"
+        )
+    if (more := set(taken_by(model.network)) - {"labels"}) and options.format != "safetensors":
+        raise UsageError(
+            f"format={options.format}: the model is told {' and '.join(sorted(more))}, which what this format writes would "
+            "not be: give --format safetensors"
         )
     # from here on the model's own is what is exported
     model.guidance = _held(export_parser().instantiate(options).guidance, options.format, model)

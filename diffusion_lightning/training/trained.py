@@ -91,7 +91,7 @@ class DrawsSamples:
 
         Args:
             sampler: the model's own if left out. Afterwards its ``nfe`` is that of the last batch.
-            num: how many, at least 1; if left out as many as there are labels, or else 64.
+            num: how many, at least 1; if left out one for each label or other condition, or else 64.
             labels: classes ``(num,)``, a tensor or a list; one number for all samples; for a network that is told
                 nothing but classes 0, 1, 2, … in turn if left out.
             generator: draws the starts and the steps' noise.
@@ -114,8 +114,8 @@ class DrawsSamples:
                 for guidance as :meth:`guided` does.
         """
         asked = by_name(condition) if condition is not None else {}
-        if labels is not None:
-            asked["labels"] = self._checked(labels, num)
+        if (classes := labels if labels is not None else asked.get("labels")) is not None:
+            asked["labels"] = self._checked(classes, num)
         self._check_asked(asked, num)
         if num is None:
             num = len(next(iter(asked.values()))) if asked else 64

@@ -168,6 +168,22 @@ def test_points_and_modules_without_a_shape(tmp_path, make_trainer, make_module,
     assert load_denoiser(tmp_path / "out").network.dim == 2
 
 
+@pytest.mark.parametrize("format", FORMATS[1:])
+def test_a_model_told_more_than_classes_is_exported_as_weights_alone(
+    tmp_path, make_trainer, make_module, capsys, format
+):
+    module = make_module(network=MLP(condition_dim=1), shape=(2,))
+    trainer = module.trainer = make_trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "v.ckpt")
+    options = ("--ckpt_path", tmp_path / "v.ckpt", "--output", tmp_path / "out", "--format")
+    line = error(capsys, *options, format)
+    assert f"format={format}: the model is told vector, which what this format writes would not be: give" in line
+    assert {path.name for path in tmp_path.iterdir()} == {"v.ckpt"}
+    run(capsys, *options, "safetensors")
+    assert load_denoiser(tmp_path / "out").network.condition_dim == 1
+
+
 def test_diffusers_draws_images_only(tmp_path, make_trainer, make_module, capsys):
     module = make_module(network=MLP(), shape=(2,))
     trainer = module.trainer = make_trainer()

@@ -138,3 +138,12 @@ def test_without_data_that_have_examples_a_model_draws_without_conditions_if_it_
 def test_a_condition_that_cannot_be_asked_for_is_told(told, given, message):
     with pytest.raises(ValueError, match=message):
         told(shape=(2,)).sample(**given)
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 3]), torch.tensor([-1, 0])])
+def test_labels_among_the_conditions_are_classes(make_module, labels):
+    module = make_module(network=MLP(hidden=(8,), num_classes=3), shape=(2,))
+    with pytest.raises(ValueError, match=r"labels=\[.*\]: must be whole numbers from 0 to 2"):
+        module.sample(condition=labels)
+    drawn = module.sample(condition=torch.tensor([2, 0]), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, module.sample(labels=[2, 0], generator=torch.Generator().manual_seed(0)))
