@@ -47,8 +47,8 @@ def export_command(args: list[str]) -> None:
         )
     if (more := set(taken_by(model.network)) - {"labels"}) and options.format != "safetensors":
         raise UsageError(
-            f"format={options.format}: the model is told {' and '.join(sorted(more))}, which what this format writes would "
-            "not be: give --format safetensors"
+            f"format={options.format}: the model is told {' and '.join(sorted(more))}, which what this format writes "
+            "would not be: give --format safetensors"
         )
     # from here on the model's own is what is exported
     model.guidance = _held(export_parser().instantiate(options).guidance, options.format, model)
