@@ -137,8 +137,10 @@ def test_page_of_guidance() -> None:
     from guidance import page
 
     ratios = {"guided over 2 × unguided": [1.02, 1.0, 1.04], "with dropout over without": [0.99, 1.0, 1.01]}
+    ratios["guided over 1 × twice as many"] = [0.9, 1.0, 1.1]
     text = page({"batch_size": 64, "steps": 8, "block": 10, "machine": "a machine", **ratios})
     assert "| guided over 2 × unguided | 3 | 1.020 | 1.000 to 1.040 | at most 1.05 |" in text
+    assert "| guided over 1 × twice as many | 3 | 1.000 | 0.900 to 1.100 | at most 1.05 |" in text
     assert "| with dropout over without | 3 | 1.000 | 0.990 to 1.010 | at most 1.01 |" in text
 
 
