@@ -3,9 +3,9 @@
     python benchmarks/guidance.py
 
 The network is that of ``configs/mnist.yaml``. Samples are drawn by Heun at the same steps: guided ones take twice the
-network's evaluations, both halves in one batch, so they are compared with one unguided run before and one after, and with
-unguided runs of twice as many samples. Steps with ``condition_dropout`` 0.1 and without take turns in one fit, a few of
-each. All is timed in one process, so that a change of the machine's speed meets both sides alike.
+network's evaluations, both halves in one batch, so they are compared with one unguided run before and one after, and
+with unguided runs of twice as many samples. Steps with ``condition_dropout`` 0.1 and without take turns in one fit, a
+few of each. All is timed in one process, so that a change of the machine's speed meets both sides alike.
 """
 
 import argparse
