@@ -60,6 +60,11 @@ class ConditionGrid(PictureCallback):
         self.name = name
         self.guidance = guidance
 
+    @property
+    def num_drawn(self) -> int:
+        """At most, if as many examples are held out."""
+        return self.num_examples * self.draws
+
     def check(self, module: ScoreModule, data: Any) -> None:
         """As its parent's; a ValueError also where no picture is the condition of data or network."""
         super().check(module, data)

@@ -91,6 +91,11 @@ class SampleGrid(PictureCallback):
         self.guidance = guidance
         self.guidance_weights = guidance_weights
 
+    @property
+    def num_drawn(self) -> int:
+        """All rows of them."""
+        return self.num_samples * (1 if self.guidance_weights is None else len(self.guidance_weights))
+
     def check(self, module: ScoreModule, data: Any) -> None:
         """As its parent's, with each of the weights."""
         super().check(module, data)

@@ -28,6 +28,12 @@ class SamplingCallback(Callback):
     guidance: GuidanceChoice = "own"
     """Steers the samples: the module's own, None for none, or a class and its arguments."""
     every_n_epochs: int
+    num_samples: int
+
+    @property
+    def num_drawn(self) -> int:
+        """Samples that are drawn each time, by all processes together."""
+        return self.num_samples
 
     def check(self, module: ScoreModule, data: Any) -> None:
         """Raise an error if it could not do its work; the command asks before the run has a folder.

@@ -15,7 +15,9 @@ from tqdm import tqdm
 from diffusion_lightning.callbacks.performance import peak_memory_gb
 from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.guidance import Guidance
 from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.training.guided import GuidanceChoice
 from diffusion_lightning.training.module import ScoreModule
 
 TRIAL_STEPS = 12
@@ -116,7 +118,7 @@ def dry_run(trainer: Trainer, module: ScoreModule, data: LightningDataModule, le
     evaluation = seconds_per_evaluation(trainer, module, x, condition)
     for callback in drawing:
         sampler: Sampler = callback.sampler or module.sampler
-        nfe, num = evaluations(sampler, module), callback.num_samples  # type: ignore[attr-defined]
+        nfe, num = evaluations(sampler, module, callback.guidance), callback.num_drawn
         cost = nfe * num * evaluation / trainer.world_size
         due = math.ceil(batches / per_epoch / callback.every_n_epochs) if batches < math.inf else math.inf
         what = f"{_count(due)} × {num:,} samples of {nfe} evaluations ({type(sampler).__name__})"
@@ -163,10 +165,18 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def evaluations(sampler: Sampler, module: ScoreModule) -> int:
-    """How often a sampler evaluates the denoiser for one sample."""
+def evaluations(sampler: Sampler, module: ScoreModule, guidance: GuidanceChoice = "own") -> int:
+    """How often a sampler evaluates networks for one sample that is asked for something, steered by that guidance."""
     assert module.shape is not None
-    sampler(_Nothing(module.denoiser.sde), (1, *module.shape), generator=torch.Generator())
+    nothing, denoiser = _Nothing(module.denoiser.sde), module.guided(guidance)
+    if isinstance(denoiser, Guidance):
+        for name, inside in list(denoiser.named_children()):
+            if isinstance(inside, Denoiser):
+                setattr(denoiser, name, nothing)
+    else:
+        denoiser = nothing
+    asked = torch.zeros(1, dtype=torch.int64)
+    sampler(denoiser, (1, *module.shape), generator=torch.Generator(), labels=asked)
     return sampler.nfe
 
 

@@ -1,6 +1,7 @@
 """The dry run: its arithmetic against exact counts; the command itself is in test_cli.py."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch import nn
 
 from diffusion_lightning import (
     VPSDE,
+    ClassifierFreeGuidance,
+    ConditionGrid,
     DPMSolverPlusPlus,
     EulerMaruyama,
+    FIDCallback,
     Heun,
     KarrasPreconditioning,
     KarrasSDE,
@@ -22,6 +26,7 @@ from diffusion_lightning import (
     ReverseDiffusionPredictor,
     SampleGrid,
     ScoreModule,
+    UNet,
 )
 from diffusion_lightning.commands import dry_run
 from diffusion_lightning.commands.dry_run import Length, evaluations, flops, seconds_per_evaluation
@@ -83,6 +88,32 @@ def test_evaluations_are_those_of_a_real_call(sampler, nfe: int) -> None:
     assert evaluations(sampler, module) == nfe
     sampler(module.denoiser, (2, 4))
     assert sampler.nfe == nfe
+
+
+@pytest.mark.parametrize(
+    ("guidance", "nfe"),
+    [
+        ("own", 9),  # one level of the four is in the interval, and is asked twice
+        (None, 7),
+        (partial(ClassifierFreeGuidance, weight=2.0), 14),
+        (partial(ClassifierFreeGuidance, weight=1.0), 7),
+    ],
+)
+def test_guided_evaluations_are_those_of_a_real_call(make_module, guidance, nfe) -> None:
+    network = UNet(channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False, patch_size=4, num_classes=3)
+    own = partial(ClassifierFreeGuidance, weight=2.0, interval=[0.05, 3])
+    sampler = Heun(steps=4)
+    module = make_module(network=network, condition_dropout=0.1, guidance=own, shape=(1, 8, 8))
+    assert evaluations(sampler, module, guidance) == nfe
+    module.sample(sampler, num=1, guidance=guidance)
+    assert sampler.nfe == nfe
+
+
+def test_what_callbacks_draw_is_counted() -> None:
+    assert SampleGrid(num_samples=5).num_drawn == 5
+    assert SampleGrid(num_samples=5, guidance_weights=[0, 1, 2]).num_drawn == 15
+    assert ConditionGrid(num_examples=6, draws=4).num_drawn == 24
+    assert FIDCallback(num_samples=100).num_drawn == 100
 
 
 @pytest.fixture
