@@ -21,6 +21,14 @@ from torch import Tensor, nn
 CONDITIONS = ("labels", "vector", "picture", "tokens")
 """The names of what a denoiser may be conditioned on, and can be asked without."""
 
+ARGUMENTS = {
+    "labels": "num_classes",
+    "vector": "condition_dim",
+    "picture": "condition_channels",
+    "tokens": "context_dim",
+}
+"""By a condition's name what networks and data alike call its size: how many classes, numbers or channels."""
+
 Condition: TypeAlias = Tensor | Mapping[str, Tensor]
 """Of a batch: a tensor, which is labels, a vector, a picture or tokens by its type and its axes, or several by name."""
 

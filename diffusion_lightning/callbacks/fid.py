@@ -32,7 +32,8 @@ class FIDCallback(Measurement):
     Logged as ``fid/<features>@<num_samples>``, such as ``fid/mnist@1000``; NaN, with a warning, if a sample is not
     finite. Samples are quantized to 8 bits first, as images are. A conditional network is asked for each class as often
     as the training images have it (:func:`~diffusion_lightning.data.shares.in_shares`), in turn if that is not known;
-    the first measurement says which. The drawing is split over the processes, torchmetrics adds up their statistics.
+    the first measurement says which; one that is told more gets the conditions of as many training images, drawn by the
+    seed. The drawing is split over the processes, torchmetrics adds up their statistics.
     Those of the training images are computed once, by all processes together, and kept on disk, as each part of more
     than 10,000 images is: a run that was interrupted goes on after the last one. It also runs after ``lightning
     validate`` and ``lightning test``.

@@ -9,20 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lightning.conditions import CONDITIONS
-
-_ARGUMENTS = {
-    "labels": "num_classes",
-    "vector": "condition_dim",
-    "picture": "condition_channels",
-    "tokens": "context_dim",
-}
-"""The argument of a network that says of what size each condition is; without it the network is not told."""
+from diffusion_lightning.conditions import ARGUMENTS, CONDITIONS
 
 
 def told_of(network: nn.Module) -> tuple[str, ...]:
     """The names of the conditions that a network has an argument for which is not None."""
-    return tuple(name for name in CONDITIONS if getattr(network, _ARGUMENTS[name], None) is not None)
+    return tuple(name for name in CONDITIONS if getattr(network, ARGUMENTS[name], None) is not None)
 
 
 def check_told(network: nn.Module, x: Tensor, **conditions: Tensor | None) -> None:
@@ -34,7 +26,7 @@ def check_told(network: nn.Module, x: Tensor, **conditions: Tensor | None) -> No
     for name, value in conditions.items():
         if value is None:
             continue
-        argument = _ARGUMENTS[name]
+        argument = ARGUMENTS[name]
         size = getattr(network, argument, None)
         if size is None:
             kind = "has no classes" if name == "labels" else f"takes no {name}"

@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffusion_lightning.conditions import by_name, taken_by
+from diffusion_lightning.conditions import ARGUMENTS, by_name, taken_by
 from diffusion_lightning.training.in_words import dims, dtype, kind, option
 
-WIDTHS = {"vector": "condition_dim", "picture": "condition_channels", "tokens": "context_dim"}
-"""By a condition's name the attribute, of network and data alike, that says how many numbers or channels it has."""
+WIDTHS = {name: argument for name, argument in ARGUMENTS.items() if name != "labels"}
+"""Of conditions that are numbers."""
 
 A = {"vector": "a vector", "picture": "a picture", "tokens": "tokens"}
 
@@ -42,9 +42,9 @@ def misfits(network: nn.Module, data: Any) -> tuple[list[str], list[str]]:
         own = getattr(network, width, None)
         if not hasattr(data, width) or own == (given := getattr(data, width)):
             continue
-        have = f"gives {A[name]} of {given} {UNITS[name]}" if given else f"gives no {name}"
         if own is None and (name in taken_by(network) or getattr(data, "condition", None) is None):
             continue  # a network that does not say how many; data that nobody has asked for it
+        have = f"gives {A[name]} of {given} {UNITS[name]}" if given else f"gives no {name}"
         if own is None:
             way_out = f"{option(network, width, given)}, or leave data.condition out"
             odd.append(f"data.condition: {type(data).__name__} {have}, which the network is not told: give {way_out}")
@@ -79,7 +79,7 @@ def check_told(network: nn.Module, condition: Any, count: int, name: str, is_raw
         if each in given:
             (_check_labels if each == "labels" else _check_numbers)(network, each, given[each], count, name)
         elif not is_raw:
-            width = "num_classes" if each == "labels" else WIDTHS[each]
+            width = ARGUMENTS[each]
             raise ValueError(
                 f"{name}: a batch has no {each}, which {type(network).__name__} is told ({width}="
                 f"{getattr(network, width, None)}): give such, or {option(network, width, None)} to train without"
