@@ -99,6 +99,24 @@ class VectorEmbedding(nn.Module):
         return torch.where(given, self.layers(standardized.to(x.dtype)), self.null)
 
 
+class TakesVector:
+    """A network whose vectors, if it takes any, are standardized by numbers that it is given."""
+
+    vector_embedding: VectorEmbedding | None
+
+    def standardize(self, mean: Tensor, std: Tensor) -> None:
+        """Take the mean and the standard deviation, ``(condition_dim,)`` each, by which vectors are standardized.
+
+        A standard deviation of 0 counts as 1. The state dict holds them.
+
+        Raises:
+            ValueError: for another shape, numbers that are not finite, or a network that takes no vector.
+        """
+        if self.vector_embedding is None:
+            raise ValueError(f"vector: this {type(self).__name__} takes none to standardize (condition_dim=None)")
+        self.vector_embedding.standardize(mean, std)
+
+
 class PictureBeside(nn.Module):
     """A picture of any size beside x, as more channels of it; a learnt value of each channel where there is none.
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lightning.networks.blocks import require
-from diffusion_lightning.networks.conditioning import VectorEmbedding, check_told, embed_class, told_of
+from diffusion_lightning.networks.conditioning import TakesVector, VectorEmbedding, check_told, embed_class, told_of
 
 
-class MLP(nn.Module):
+class MLP(TakesVector, nn.Module):
     """``[x, t]`` through linear layers with softplus between them, for points ``(B, dim)``.
 
     The time signal enters as one more coordinate, as it is, so it should be of the size of the others: σ, t in [0, 1],
@@ -63,18 +63,6 @@ class MLP(nn.Module):
         first = self.hidden[0]
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, first)
         self.vector_embedding = None if condition_dim is None else VectorEmbedding(condition_dim, first)
-
-    def standardize(self, mean: Tensor, std: Tensor) -> None:
-        """Take the mean and the standard deviation, ``(condition_dim,)`` each, by which vectors are standardized.
-
-        A standard deviation of 0 counts as 1. The state dict holds them.
-
-        Raises:
-            ValueError: for another shape, numbers that are not finite, or a network that takes no vector.
-        """
-        if self.vector_embedding is None:
-            raise ValueError("vector: this MLP takes none to standardize (condition_dim=None)")
-        self.vector_embedding.standardize(mean, std)
 
     def forward(
         self, x: Tensor, time_signal: Tensor, labels: Tensor | None = None, vector: Tensor | None = None

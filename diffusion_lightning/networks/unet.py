@@ -20,6 +20,7 @@ from diffusion_lightning.networks.blocks import (
 )
 from diffusion_lightning.networks.conditioning import (
     PictureBeside,
+    TakesVector,
     TokenContext,
     VectorEmbedding,
     check_told,
@@ -31,7 +32,7 @@ from diffusion_lightning.networks.embeddings import GaussianFourierFeatures, Sin
 _DEFAULT_TIME_SCALE = {"sinusoidal": 1000.0, "fourier": 16.0}
 
 
-class UNet(nn.Module):
+class UNet(TakesVector, nn.Module):
     """U-Net of residual blocks, steered by the time and, if asked for, by conditions and by an augmentation.
 
     Encoder: a 3×3 convolution, then at every level ``num_res_blocks`` residual blocks, with a strided convolution
@@ -193,18 +194,6 @@ class UNet(nn.Module):
         self.norm_out = group_norm(width)
         self.conv_out = nn.Conv2d(width, pixels, 3, padding=1)
         zero_init(self.conv_out)
-
-    def standardize(self, mean: Tensor, std: Tensor) -> None:
-        """Take the mean and the standard deviation, ``(condition_dim,)`` each, by which vectors are standardized.
-
-        A standard deviation of 0 counts as 1. The state dict holds them.
-
-        Raises:
-            ValueError: for another shape, numbers that are not finite, or a network that takes no vector.
-        """
-        if self.vector_embedding is None:
-            raise ValueError("vector: this UNet takes none to standardize (condition_dim=None)")
-        self.vector_embedding.standardize(mean, std)
 
     def forward(
         self,
