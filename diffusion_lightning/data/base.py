@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffusion_lightning.conditions import Condition
 from diffusion_lightning.data.arguments import check_at_least
+from diffusion_lightning.data.clusters import cluster, groups_of
 from diffusion_lightning.data.condition import ConditionSource, downsampled
 from diffusion_lightning.data.examples import TellsOfExamples
 from diffusion_lightning.data.loader import BatchLoader, image_batches, leave_signals
@@ -137,7 +138,8 @@ class ImageDataModule(BatchDataModule):
         on_device: keep the images on the training device. `"auto"`: on a CUDA device, a set that takes less than a
             quarter of its free memory, if there are no workers and its images are not resized batch by batch.
         condition: what the network is to be told of an image besides its label: the image itself made small, or columns
-            of its metadata (`ImageFolder`); nothing if left out.
+            of its metadata (`ImageFolder`); or instead of it: which of the groups that the images fall into it is of.
+            Nothing if left out.
         kwargs: those of `BatchDataModule`.
 
     Raises:
@@ -168,6 +170,8 @@ class ImageDataModule(BatchDataModule):
             )
         self.on_device = on_device
         self.condition = condition
+        if condition is not None and condition.clusters is not None:
+            self._take_for_classes(condition.clusters)
 
     @property
     def condition_channels(self) -> int | None:  # type: ignore[override]
@@ -189,8 +193,26 @@ class ImageDataModule(BatchDataModule):
         """The training images and the held-out ones, loaded at the first call."""
         if self._images is None:
             _ = self.condition_channels  # what is wrong with it is said before anything is read
-            self._images = self.load_images()
+            self._images = self._in_groups(*self.load_images())
         return self._images
+
+    def _take_for_classes(self, clusters: int) -> None:
+        self.num_classes, self.class_names = clusters, None
+
+    def _in_groups(self, training: ImageSet, held_out: ImageSet) -> tuple[ImageSet, ImageSet]:
+        """Both sets with the groups of `condition.clusters` for classes, if there are any."""
+        clusters = self.condition.clusters if self.condition is not None else None
+        if clusters is None:
+            return training, held_out
+        if not (isinstance(training, TensorImages) and isinstance(held_out, TensorImages)):
+            raise ValueError(
+                f"data.condition.clusters={clusters}: {type(self).__name__} reads its images batch by batch, but groups "
+                "are found of images in memory: add --data.in_memory true, or leave clusters out"
+            )
+        centres = cluster(training.images, clusters)
+        return training.labelled(groups_of(training.images, centres)), held_out.labelled(
+            groups_of(held_out.images, centres)
+        )
 
     @property
     def train_images(self) -> ImageSet:

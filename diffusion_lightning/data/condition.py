@@ -1,4 +1,5 @@
-"""What data tell of each example besides its label: columns of their metadata, or the picture itself, made small."""
+"""What data tell of each example besides its label, or instead of it: columns of their metadata, the picture itself
+made small, or which of the groups that the pictures fall into it is of."""
 
 from dataclasses import dataclass
 
@@ -10,29 +11,41 @@ from diffusion_lightning.data.arguments import check_at_least
 
 @dataclass(frozen=True)
 class ConditionSource:
-    """Where the conditions of a data set come from, at least one of the two.
+    """Where the conditions of a data set come from, at least one of the three.
 
     Args:
         columns: of the metadata beside the pictures. Those of numbers make a vector, in this order; one of words makes
             the classes.
         downsample: f; the condition is the picture made small, the average of each f × f of its pixels.
+        clusters: k; the classes are k groups of pictures alike, which are found without any label
+            (:mod:`~diffusion_lightning.data.clusters`). The network's ``num_classes`` is then k.
 
     Raises:
-        ValueError: if neither is given, or one is out of its range.
+        ValueError: if none is given, or one is out of its range.
     """
 
     columns: list[str] | None = None
     downsample: int | None = None
+    clusters: int | None = None
 
     def __post_init__(self) -> None:
-        if self.columns is None and self.downsample is None:
-            raise ValueError("data.condition: give columns of the metadata or downsample, or null for no condition")
+        if self.columns is None and self.downsample is None and self.clusters is None:
+            raise ValueError(
+                "data.condition: give columns of the metadata, downsample or clusters, or null for no condition"
+            )
         if self.columns is not None:
             columns = self.columns
             if isinstance(columns, str) or not columns or len({*columns}) < len(columns):
                 raise ValueError(f"data.condition.columns={columns!r}: must be a list of different names")
         if self.downsample is not None:
             check_at_least(2, downsample=self.downsample)
+        if self.clusters is not None:
+            check_at_least(2, clusters=self.clusters)
+            if self.columns is not None:
+                raise ValueError(
+                    f"data.condition.clusters={self.clusters}: columns={self.columns} tell of the pictures already: "
+                    "leave one out"
+                )
 
     def check_sides(self, shape: tuple[int, ...]) -> None:
         """Raise a ValueError that names the possible factors if pictures ``(C, H, W)`` cannot be made small."""

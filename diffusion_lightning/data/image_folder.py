@@ -92,14 +92,21 @@ class ImageFolder(ImageDataModule):
     def num_classes(self) -> int:  # type: ignore[override]
         """Number of first-level subfolders with pictures, or of words in the metadata; 1 if there is no class.
 
-        Looks at names and metadata only.
+        Looks at names and metadata only. With `condition.clusters`, their number.
         """
-        return max(len(self._folder.class_names), 1)
+        return self._clusters or max(len(self._folder.class_names), 1)
 
     @property
     def class_names(self) -> list[str] | None:  # type: ignore[override]
-        """Those subfolders' names, or those words; None if there is no class."""
-        return self._folder.class_names or None
+        """Those subfolders' names, or those words; None if there is no class, or there are groups instead."""
+        return None if self._clusters else self._folder.class_names or None
+
+    @property
+    def _clusters(self) -> int | None:
+        return self.condition.clusters if self.condition is not None else None
+
+    def _take_for_classes(self, clusters: int) -> None:
+        """The properties above say it, for they may look at the folder yet."""
 
     @property
     def condition_dim(self) -> int | None:  # type: ignore[override]

@@ -50,6 +50,10 @@ class TensorImages(Dataset[tuple[Tensor, Condition]]):
             images = resize(images, [self.image_size, self.image_size], antialias=True)
         return images, conditions_of(index, self.labels, self.vectors)
 
+    def labelled(self, labels: Tensor) -> "TensorImages":
+        """The same images with other labels."""
+        return TensorImages(self.images, labels, self.image_size, self.vectors)
+
     def to(self, device: torch.device) -> "TensorImages":
         """The same set with its images and conditions on a device."""
         vectors = self.vectors.to(device) if self.vectors is not None else None

@@ -180,7 +180,7 @@ def test_a_config_says_it_in_a_line(text, expected):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "data.condition: give columns of the metadata or downsample, or null for no condition"),
+        ({}, "data.condition: give columns of the metadata, downsample or clusters, or null for no condition"),
         ({"columns": []}, r"data.condition.columns=\[\]: must be a list of different names"),
         ({"columns": ["a", "a"]}, r"data.condition.columns=\['a', 'a'\]: must be a list of different names"),
         ({"columns": "ab"}, "data.condition.columns='ab': must be a list of different names"),
