@@ -132,7 +132,7 @@ class FIDCallback(Measurement):
         assert self._fid is not None
         assert self.name is not None
         self._fid.to(pl_module.device)
-        is_read = reads_classes(self._feature, pl_module.class_names, pl_module.denoiser.num_classes)
+        is_read = reads_classes(self._feature, pl_module.class_names, pl_module.num_classes)
         if not self._has_reference:
             self._set_reference(trainer)
             if pl_module.has_classes:

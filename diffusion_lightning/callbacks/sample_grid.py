@@ -111,8 +111,8 @@ class SampleGrid(PictureCallback):
     def _caption(self, module: ScoreModule) -> str:
         """What was asked for: the classes by their names, and the weights."""
         told = []
-        if taken_by(module.network) == ("labels",):
-            names = module.class_names or list(map(str, range(module.denoiser.num_classes or 0)))
+        if taken_by(module.network) == ("labels",) and module.num_classes is not None:
+            names = module.class_names or list(map(str, range(module.num_classes)))
             told.append(f"classes in turn: {', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''}")
         if self.guidance_weights is not None:
             told.append(f"rows of weight {', '.join(f'{weight:g}' for weight in self.guidance_weights)}")

@@ -62,7 +62,7 @@ def class_numbers(labels: Sequence[int | str], model: TrainedModel) -> list[int]
     Raises:
         UsageError: if a label is no class, with the nearest name.
     """
-    classes, names = model.denoiser.num_classes, model.class_names or []
+    classes, names = model.num_classes, model.class_names or []
     if not classes:
         raise UsageError(f"labels={list(labels)}: the checkpoint's network has no classes: leave it out")
     numbers = {name: number for number, name in enumerate(names[:classes])}

@@ -144,7 +144,7 @@ def _comparison(options: Namespace, model: TrainedModel, data: "ImageDataModule 
         chosen_feature(options.feature, model.shape, of_data, statistics, path), options.feature_weights
     )
     names = data.class_names if model.class_names is None and data is not None else model.class_names
-    reads_own = reads_classes(name, names, model.denoiser.num_classes)
+    reads_own = reads_classes(name, names, model.num_classes)
     metrics = chosen_metrics(options.metrics, network, statistics, path, reads_own)
     if is_wanted and path is None:
         from diffusion_lightning.commands.real_images import images_of_data

@@ -138,7 +138,7 @@ def _labels(options: Namespace, model: TrainedModel, data: "ImageDataModule | No
     """The samples' classes, in the shares of the data that are given or that were trained on; and how, in words."""
     if not model.has_classes:
         return None, "none"
-    fits = data is not None and data.num_classes == model.network.num_classes
+    fits = data is not None and model.groups is None and data.num_classes == model.network.num_classes
     if fits and (options.data is not None or model.class_counts is None):
         assert data is not None
         data.prepare_data()

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffusion_lightning.conditions import Condition
 from diffusion_lightning.data.arguments import check_at_least
-from diffusion_lightning.data.clusters import cluster, groups_of
+from diffusion_lightning.data.clusters import Groups, cluster
 from diffusion_lightning.data.condition import ConditionSource, downsampled
 from diffusion_lightning.data.examples import TellsOfExamples
 from diffusion_lightning.data.loader import BatchLoader, image_batches, leave_signals
@@ -171,7 +171,7 @@ class ImageDataModule(BatchDataModule):
         self.on_device = on_device
         self.condition = condition
         if condition is not None and condition.clusters is not None:
-            self._take_for_classes(condition.clusters)
+            self._count_groups(condition.clusters)
 
     @property
     def condition_channels(self) -> int | None:  # type: ignore[override]
@@ -196,23 +196,24 @@ class ImageDataModule(BatchDataModule):
             self._images = self._in_groups(*self.load_images())
         return self._images
 
-    def _take_for_classes(self, clusters: int) -> None:
-        self.num_classes, self.class_names = clusters, None
+    def _count_groups(self, clusters: int) -> None:
+        self.num_classes = clusters * (self.num_classes if self.condition.within_classes else 1)  # type: ignore[union-attr]
 
     def _in_groups(self, training: ImageSet, held_out: ImageSet) -> tuple[ImageSet, ImageSet]:
-        """Both sets with the groups of `condition.clusters` for classes, if there are any."""
-        clusters = self.condition.clusters if self.condition is not None else None
-        if clusters is None:
+        """Both sets with the groups of `condition.clusters` for labels, if there are any."""
+        if self.condition is None or (clusters := self.condition.clusters) is None:
             return training, held_out
         if not (isinstance(training, TensorImages) and isinstance(held_out, TensorImages)):
             raise ValueError(
-                f"data.condition.clusters={clusters}: {type(self).__name__} reads its images batch by batch, but groups "
-                "are found of images in memory: add --data.in_memory true, or leave clusters out"
+                f"data.condition.clusters={clusters}: {type(self).__name__} reads its images batch by batch, but "
+                "groups are found of images in memory: add --data.in_memory true, or leave clusters out"
             )
-        centres = cluster(training.images, clusters)
-        return training.labelled(groups_of(training.images, centres)), held_out.labelled(
-            groups_of(held_out.images, centres)
-        )
+        classes = self.num_classes // clusters
+        own = [images.labels if classes > 1 else torch.zeros_like(images.labels) for images in (training, held_out)]
+        found = cluster(training.images, own[0], clusters, classes)
+        labels = [found.of(images.images, own) for images, own in zip((training, held_out), own, strict=True)]
+        self.groups = Groups(torch.bincount(labels[0], minlength=self.num_classes).tolist(), classes)
+        return training.labelled(labels[0]), held_out.labelled(labels[1])
 
     @property
     def train_images(self) -> ImageSet:

@@ -17,8 +17,10 @@ class ConditionSource:
         columns: of the metadata beside the pictures. Those of numbers make a vector, in this order; one of words makes
             the classes.
         downsample: f; the condition is the picture made small, the average of each f × f of its pixels.
-        clusters: k; the classes are k groups of pictures alike, which are found without any label
-            (:mod:`~diffusion_lightning.data.clusters`). The network's ``num_classes`` is then k.
+        clusters: k; the network is told which of k groups of pictures alike a picture is of, and they are found without
+            any label (:mod:`~diffusion_lightning.data.clusters`). Its ``num_classes`` is then k.
+        within_classes: whether each class is divided into so many groups, so that samples can be asked for by classes;
+            the network's ``num_classes`` is then k times those of the data.
 
     Raises:
         ValueError: if none is given, or one is out of its range.
@@ -27,6 +29,7 @@ class ConditionSource:
     columns: list[str] | None = None
     downsample: int | None = None
     clusters: int | None = None
+    within_classes: bool = False
 
     def __post_init__(self) -> None:
         if self.columns is None and self.downsample is None and self.clusters is None:
@@ -39,6 +42,8 @@ class ConditionSource:
                 raise ValueError(f"data.condition.columns={columns!r}: must be a list of different names")
         if self.downsample is not None:
             check_at_least(2, downsample=self.downsample)
+        if self.within_classes and self.clusters is None:
+            raise ValueError("data.condition.within_classes=True: give clusters, of each class, or leave it out")
         if self.clusters is not None:
             check_at_least(2, clusters=self.clusters)
             if self.columns is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.conditions import Condition, by_name
+from diffusion_lightning.data.clusters import Groups
 from diffusion_lightning.data.order import BatchOrder, BatchSet
 from diffusion_lightning.randomness import draw_some
 
@@ -18,7 +19,8 @@ class TellsOfExamples:
     Attributes:
         shape: of one example, known before the sets are made, as is all that follows.
         num_classes: labels are in [0, num_classes).
-        class_names: of each label what it stands for; None where they have no names.
+        class_names: of each class what it stands for; None where they have no names.
+        groups: what the labels are, if not the data's own classes but groups found in the data; known with the sets.
         condition_dim: D of a vector (B, D); None if the condition holds none.
         vector_names: what its numbers are; None where they have no names.
         condition_channels: of a picture (B, C, …); None if the condition holds none.
@@ -28,6 +30,7 @@ class TellsOfExamples:
     shape: tuple[int, ...]
     num_classes: int
     class_names: list[str] | None = None
+    groups: Groups | None = None
     condition_dim: int | None = None
     vector_names: list[str] | None = None
     condition_channels: int | None = None

@@ -92,21 +92,20 @@ class ImageFolder(ImageDataModule):
     def num_classes(self) -> int:  # type: ignore[override]
         """Number of first-level subfolders with pictures, or of words in the metadata; 1 if there is no class.
 
-        Looks at names and metadata only. With `condition.clusters`, their number.
+        Looks at names and metadata only. With `condition.clusters`, of groups.
         """
-        return self._clusters or max(len(self._folder.class_names), 1)
+        classes = max(len(self._folder.class_names), 1)
+        if self.condition is None or self.condition.clusters is None:
+            return classes
+        return self.condition.clusters * (classes if self.condition.within_classes else 1)
 
     @property
     def class_names(self) -> list[str] | None:  # type: ignore[override]
-        """Those subfolders' names, or those words; None if there is no class, or there are groups instead."""
-        return None if self._clusters else self._folder.class_names or None
+        """Those subfolders' names, or those words; None if there is no class."""
+        return self._folder.class_names or None
 
-    @property
-    def _clusters(self) -> int | None:
-        return self.condition.clusters if self.condition is not None else None
-
-    def _take_for_classes(self, clusters: int) -> None:
-        """The properties above say it, for they may look at the folder yet."""
+    def _count_groups(self, clusters: int) -> None:
+        """Nothing yet: what is in the folder is looked at when it is asked for."""
 
     @property
     def condition_dim(self) -> int | None:  # type: ignore[override]

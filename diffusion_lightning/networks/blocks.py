@@ -72,9 +72,9 @@ class ResBlock(nn.Module):
     """Residual block steered by an embedding: ``(skip(h) + f(h, e)) / √2``.
 
     ``f`` is norm → SiLU → 3×3 convolution → norm, scaled by ``1 + a(e)`` and shifted by ``b(e)`` (FiLM) → SiLU →
-    dropout → 3×3 convolution, with group or layer norms, and ``a``, ``b`` linear. The last convolution starts at zero, so the
-    block starts as the identity up to the factor. The factor keeps the variance of a sum of two equal parts, so that
-    features do not grow with depth. ``skip`` is the identity, or a 1×1 convolution where the channels differ.
+    dropout → 3×3 convolution, with group or layer norms, and ``a``, ``b`` linear. The last convolution starts at zero,
+    so the block starts as the identity up to the factor. The factor keeps the variance of a sum of two equal parts, so
+    that features do not grow with depth. ``skip`` is the identity, or a 1×1 convolution where the channels differ.
 
     From: the BigGAN-like block of Dhariwal & Nichol 2021 (arXiv:2105.05233); the factor as in Song et al. 2021
     (arXiv:2011.13456) and EDM (Karras et al. 2022, arXiv:2206.00364).

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from diffusion_lightning.conditions import Condition, has_nulls, taken_by
 from diffusion_lightning.data.augmentation import GeometricAugmentation
 from diffusion_lightning.data.base import BatchDataModule
+from diffusion_lightning.data.clusters import Groups
 from diffusion_lightning.denoiser import NetworkDenoiser
 from diffusion_lightning.guidance import GuidanceCallable
 from diffusion_lightning.objective import DenoisingScoreMatching
@@ -168,6 +169,8 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         """What each label stands for, as the training data say; None where they have no names."""
         self.class_counts: list[int] | None = None
         """How many training examples have each label; None if the network has no classes, or it is not known."""
+        self.groups: Groups | None = None
+        """What the network's labels are, if not classes but groups found in the training data."""
         self.vector_names: list[str] | None = None
         """What the numbers of a vector are, as the training data say; None where they have no names."""
         self._data = DataCheck(network)
@@ -236,7 +239,9 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
         if isinstance(data, BatchDataModule):
             self.class_names = data.class_names
             self.vector_names = data.vector_names
-            self.class_counts = data.class_counts() if self.has_classes else None
+            told = data.class_counts() if self.denoiser.num_classes else None
+            self.groups = data.groups if told is not None else None
+            self.class_counts = self.groups.class_counts if self.groups is not None else told
         if stage == TrainerFn.FITTING and not self._data.is_trained:
             self._standardize(data)
 

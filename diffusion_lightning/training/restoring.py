@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule
 
+from diffusion_lightning.data.clusters import Groups
 from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
 from diffusion_lightning.training.data_check import DataCheck
 from diffusion_lightning.training.ema import EMA
@@ -14,6 +15,7 @@ from diffusion_lightning.training.recipe import build, describe
 from diffusion_lightning.training.resume import Change, check_network
 from diffusion_lightning.training.resume import check as check_resume
 from diffusion_lightning.training.resumption import Resumption, is_resuming, write_run
+from diffusion_lightning.training.trained import groups_in
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,6 +29,7 @@ class Restores(LightningModule):
     class_names: list[str] | None
     vector_names: list[str] | None
     class_counts: list[int] | None
+    groups: Groups | None
     draws_own_rows: bool
     """Of the noise; a run of 0.2.0 or before goes on to draw that of all processes, which is another one."""
     _data: DataCheck
@@ -71,6 +74,7 @@ class Restores(LightningModule):
             self.class_names = checkpoint[KEY].get("class_names")
             self.vector_names = checkpoint[KEY].get("vector_names")
             self.class_counts = checkpoint[KEY].get("class_counts")
+            self.groups = groups_in(checkpoint[KEY])
         if is_resumed:
             self._resumption.read(self, checkpoint)  # type: ignore[arg-type]
 

@@ -1,5 +1,6 @@
 """What a checkpoint holds of a run beside its weights, and how the run goes on from it."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +39,7 @@ def write_run(module: "ScoreModule", checkpoint: dict[str, Any]) -> None:
         "class_names": module.class_names,
         "vector_names": module.vector_names,
         "class_counts": module.class_counts,
+        "groups": asdict(module.groups) if module.groups is not None else None,
         "used": module.watchers.write(module.trainer),
     }
 

@@ -1,7 +1,7 @@
 """A trained model as it draws samples: with Lightning around it or without."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lightning.conditions import Condition, by_name, taken_by
+from diffusion_lightning.data.clusters import Groups
 from diffusion_lightning.data.shares import in_shares
 from diffusion_lightning.denoiser import Denoiser, NetworkDenoiser
 from diffusion_lightning.guidance import GuidanceCallable
@@ -35,6 +36,8 @@ class DrawsSamples:
     """What each label stands for, as the training data say; None where they have no names."""
     class_counts: list[int] | None
     """How many training examples have each label; None if the network has no classes, or it is not known."""
+    groups: Groups | None
+    """What the network's labels are, if not classes but groups found in the training data."""
     vector_names: list[str] | None
     """What the numbers of a vector are, as the training data say; None where they have no names."""
     condition_dropout: float
@@ -52,8 +55,17 @@ class DrawsSamples:
 
     @property
     def has_classes(self) -> bool:
-        """Whether the network is told of each example's class."""
-        return bool(self.denoiser.num_classes)
+        """Whether samples can be asked for by classes."""
+        return self.num_classes is not None
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes samples can be asked for by; None for none.
+
+        They are those that the network is told, unless it is told groups, of which each sample's is drawn.
+        """
+        told = self.denoiser.num_classes if self.groups is None else self.groups.classes
+        return told if told and (self.groups is None or told > 1) else None
 
     def guided(self, guidance: GuidanceChoice = "own", shape: Sequence[int] | None = None) -> Denoiser:
         """The denoiser that samples are drawn from: the model's own, or one that steers it.
@@ -127,6 +139,9 @@ class DrawsSamples:
         denoiser = self.guided(guidance)
         if not asked:
             asked = self.default_conditions(torch.arange(num, device=self.device))
+        if self.groups is not None:
+            classes = asked.get("labels", torch.zeros(num, dtype=torch.int64, device=self.device))
+            asked["labels"] = self.groups.draw(classes, generator)
         self._check_left_out(asked)
         batches = []
         bar = progress_bar(total=num, desc="images", unit="image", disable=not (progress and num > batch_size))
@@ -191,7 +206,7 @@ class DrawsSamples:
         given = torch.as_tensor(labels, device=self.device)
         if given.ndim == 0:
             given = given.expand(1 if num is None else max(num, 0))
-        classes: int = self.network.num_classes  # type: ignore[assignment]
+        classes: int = self.num_classes  # type: ignore[assignment]
         if given.ndim != 1 or len(given) != (len(given) if num is None else num):
             right = "one for each sample" if num is None else f"{num}, one for each sample, or one number for all"
             raise ValueError(f"labels: of shape {tuple(given.shape)}: must be {right}")
@@ -202,8 +217,7 @@ class DrawsSamples:
 
     def default_labels(self, indices: Tensor) -> Tensor | None:
         """The classes that samples of these indices get unless told otherwise: in turn; none without classes."""
-        classes = self.denoiser.num_classes
-        return indices % classes if classes else None
+        return indices % self.num_classes if self.num_classes is not None else None
 
     @property
     def drawn_classes(self) -> str:
@@ -242,6 +256,7 @@ class TrainedModel(DrawsSamples):
         guidance: steers what is drawn wherever no other is named.
         condition_dropout: the probability with which examples in training had none of their conditions.
         vector_names: what the numbers of a vector are.
+        groups: what the network's labels are, if not classes but groups found in the data.
     """
 
     def __init__(
@@ -254,6 +269,7 @@ class TrainedModel(DrawsSamples):
         guidance: GuidanceCallable | None = None,
         condition_dropout: float = 0.0,
         vector_names: list[str] | None = None,
+        groups: Groups | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.sampler = sampler
@@ -264,6 +280,7 @@ class TrainedModel(DrawsSamples):
         self.condition_dropout = condition_dropout
         self._steering = Steering()
         self.vector_names = vector_names
+        self.groups = groups
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -290,7 +307,14 @@ class TrainedModel(DrawsSamples):
             drawing.guidance,
             recipe.get("condition_dropout", 0.0),
             own.get("vector_names"),
+            groups_in(own),
         )
+
+
+def groups_in(saved: Mapping[str, Any]) -> Groups | None:
+    """The groups that a checkpoint's own entry holds, None for a network that is told none."""
+    held = saved.get("groups")
+    return Groups(**held) if held is not None else None
 
 
 @dataclass

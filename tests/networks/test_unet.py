@@ -131,7 +131,8 @@ def test_layer_norm_everywhere_and_channels_last():
     """Nothing brings the features back to the other layout, in which convolutions are slower."""
     network = awake(UNet(channels=(8, 16), num_res_blocks=1, attention_levels=(1,), patch_size=2, norm="layer"))
     kinds = {type(module) for module in network.modules()}
-    assert ChannelNorm in kinds and nn.GroupNorm not in kinds
+    assert ChannelNorm in kinds
+    assert nn.GroupNorm not in kinds
     layouts = {}
 
     def look(name):
@@ -145,7 +146,8 @@ def test_layer_norm_everywhere_and_channels_last():
             module.register_forward_hook(look(name))
     result = run(network, 2, 1, 12, 16)
     assert result.shape == (2, 1, 12, 16)
-    assert len(layouts) > 20 and all(layouts.values()), [name for name, last in layouts.items() if not last]
+    assert len(layouts) > 20
+    assert all(layouts.values()), [name for name, last in layouts.items() if not last]
 
 
 def test_each_position_is_normalized_by_itself():
