@@ -104,8 +104,8 @@ def test_guidance_compares_a_group_with_none(fitted, told, tmp_path):
     told.clear()
     model = TrainedModel.load(tmp_path / "a.ckpt")
     model.sample(num=4, guidance=lambda denoiser: ClassifierFreeGuidance(denoiser, 2.0))
-    groups = [labels.view(2, 4) for labels in told]  # with its group and with none, in one batch
-    assert all((each[0] < 3).all() and (each[1] == 3).all() for each in groups)
+    groups = [labels.view(2, 4) for labels in told]  # without a group and with it, in one batch
+    assert all((each[0] == 3).all() and (each[1] < 3).all() for each in groups)
 
 
 @pytest.mark.parametrize("within_classes", [False, True])
