@@ -116,7 +116,7 @@ def train(name: str) -> dict[str, Any]:
     source = recipe["data"]["init_args"].get("condition")
     told = EmbeddedMNIST(condition=ConditionSource(**source)).examples(range(len(real)))[1] if source else {}
     generator = torch.Generator().manual_seed(0)
-    drawn = module.sample(num=len(real), generator=generator, condition=module.condition(told)).flatten(1)
+    drawn = module.sample(num=len(real), generator=generator, condition=module.asked_like(told)).flatten(1)
     distance = sliced_wasserstein(drawn, real, generator=torch.Generator().manual_seed(0))
     return {**found, f"sliced_wasserstein@{len(real)}": float(f"{distance:.5g}")}
 

@@ -52,6 +52,7 @@ def test_they_are_all_there():
             "quickstart",
             "mnist",
             "mnist_super_resolution",
+            "mnist_unlabelled",
             "mnist_score_net",
             "mnist_unet_vp",
             "points_ncsn",

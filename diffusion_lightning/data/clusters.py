@@ -47,6 +47,10 @@ class Groups:
         """Training examples of each class."""
         return torch.tensor(self.counts).view(self.classes, -1).sum(1).tolist()
 
+    def class_of(self, groups: Tensor) -> Tensor:
+        """The class that each of these groups is of."""
+        return groups // (len(self.counts) // self.classes)
+
     def draw(self, classes: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A group for each of these classes, int64 ``(B,)``, with probability N_g / N_c.
 

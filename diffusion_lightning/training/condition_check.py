@@ -123,6 +123,7 @@ def _check_numbers(network: nn.Module, each: str, value: Any, count: int, name: 
 def _about_classes(network: nn.Module, own: int, data: Any, classes: int) -> str:
     """The message for data of another number of classes than the network's own."""
     names = getattr(data, "class_names", None) or []
+    names = names if len(names) == classes else []  # where the data are in groups, those of the classes
     listed = f" ({', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''})" if names else ""
     have = f"has {classes} classes{listed}" if classes > 1 else "has no classes"
     wrong = "samples would be asked for of classes never seen" if own > classes else "the network has not one for each"

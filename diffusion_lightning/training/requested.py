@@ -20,7 +20,7 @@ def to_look_at(model: DrawsSamples, indices: Tensor, data: Any) -> dict[str, Ten
     if _is_told_classes_alone(model) or not hasattr(data, "first_held_out"):
         return model.default_conditions(indices)
     order = data.first_held_out(int(indices.max()) + 1)
-    return model.condition(data.examples(order[indices.cpu() % len(order)].tolist())[1])
+    return model.asked_like(data.examples(order[indices.cpu() % len(order)].tolist())[1])
 
 
 def to_compare(model: DrawsSamples, total: int, data: Any, seed: int) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -35,7 +35,7 @@ def to_compare(model: DrawsSamples, total: int, data: Any, seed: int) -> Callabl
     chosen = draw_some(total, len(data.sets()[0]), seed)
 
     def conditions(indices: Tensor) -> dict[str, Tensor]:
-        return model.condition(data.examples(chosen[indices.cpu() % len(chosen)].tolist(), held_out=False)[1])
+        return model.asked_like(data.examples(chosen[indices.cpu() % len(chosen)].tolist(), held_out=False)[1])
 
     return conditions
 

@@ -24,6 +24,11 @@ def digits(**source: Any) -> EmbeddedMNIST:
     return EmbeddedMNIST(batch_size=16, condition=ConditionSource(clusters=3, **source))
 
 
+def data_labels(indices: list[int]) -> list[int]:
+    """The digits that these held-out examples are."""
+    return EmbeddedMNIST().examples(indices)[1]["labels"].tolist()
+
+
 @pytest.fixture
 def fitted(make_module, make_trainer):
     """Trains a module on such data for a step; with the checkpoint."""
@@ -79,6 +84,8 @@ def test_samples_of_a_class_are_of_its_groups(fitted, told, tmp_path):
     assert torch.equal(drawn, same)
     assert to_look_at(model, torch.arange(12), data)["labels"].tolist() == [*range(10), 0, 1]
     assert to_compare(model, 20, data, seed=0)(torch.arange(20))["labels"].bincount().tolist() == [2] * 10
+    asked = model.asked_like(data.examples([0, 500, 999])[1])
+    assert {name: value.tolist() for name, value in asked.items()} == {"labels": data_labels([0, 500, 999])}
     with pytest.raises(ValueError, match=r"labels=\[12\]: must be whole numbers from 0 to 9"):
         model.sample(labels=[12])
 
@@ -91,6 +98,7 @@ def test_without_classes_groups_are_drawn_in_their_shares(fitted, told, tmp_path
     assert (to_look_at(module, torch.arange(4), data), to_compare(module, 4, data, seed=0)(torch.arange(4))) == ({}, {})
     told.clear()
     model = TrainedModel.load(tmp_path / "a.ckpt")
+    assert model.asked_like(data.examples([0, 500])[1]) == {}
     model.sample(num=3000, batch_size=3000, generator=torch.Generator().manual_seed(1))
     shares = told[0].bincount(minlength=3) / 3000
     # five standard errors
