@@ -174,7 +174,7 @@ class DrawsSamples:
         return {name: rows.to(self.device) for name, rows in by_name(given).items() if name in told} if told else {}
 
     def asked_like(self, given: Condition) -> dict[str, Any]:
-        """What to ask samples for that are to be like the examples of a batch: the classes of groups, not the groups."""
+        """What to ask samples for that are to be like a batch's examples: of groups, the classes that they are of."""
         asked = self.condition(given)
         if self.groups is not None and (groups := asked.pop("labels", None)) is not None and self.has_classes:
             asked["labels"] = self.groups.class_of(groups)
