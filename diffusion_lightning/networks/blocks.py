@@ -1,7 +1,6 @@
 """The pieces U-Nets are made of. Feature maps ``h`` are ``(B, C, H, W)``, embeddings ``(B, E)``."""
 
 import math
-from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -33,35 +32,6 @@ def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, affine=affine)
 
 
-class ChannelNorm(nn.Module):
-    """Layer normalization over the channels at each position: ``(B, C, H, W)`` to the same, mean 0 and variance 1.
-
-    From: Ba et al. 2016 (arXiv:1607.06450); over channels in convolutional networks, Liu et al. 2022
-    (arXiv:2201.03545).
-
-    Args:
-        channels: C.
-        affine: whether each channel has a gain and an offset, learnt from 1 and 0.
-    """
-
-    def __init__(self, channels: int, affine: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
-
-    def forward(self, h: Tensor) -> Tensor:
-        """The normalized features, in the memory layout of ``h``."""
-        return F.layer_norm(h.movedim(1, -1), h.shape[1:2], self.weight, self.bias).movedim(-1, 1)
-
-
-Norm: TypeAlias = Literal["group", "layer"]
-
-
-def norm_of(kind: Norm, channels: int, affine: bool = True) -> nn.Module:
-    """The normalization of that kind: :func:`group_norm` or :class:`ChannelNorm`."""
-    return group_norm(channels, affine) if kind == "group" else ChannelNorm(channels, affine)
-
-
 def zero_init(module: nn.Module) -> None:
     """Set all parameters to zero, so that a residual branch (or a network) starts by adding nothing."""
     for parameter in module.parameters():
@@ -72,9 +42,9 @@ class ResBlock(nn.Module):
     """Residual block steered by an embedding: ``(skip(h) + f(h, e)) / √2``.
 
     ``f`` is norm → SiLU → 3×3 convolution → norm, scaled by ``1 + a(e)`` and shifted by ``b(e)`` (FiLM) → SiLU →
-    dropout → 3×3 convolution, with group or layer norms, and ``a``, ``b`` linear. The last convolution starts at zero,
-    so the block starts as the identity up to the factor. The factor keeps the variance of a sum of two equal parts, so
-    that features do not grow with depth. ``skip`` is the identity, or a 1×1 convolution where the channels differ.
+    dropout → 3×3 convolution, with group norms, and ``a``, ``b`` linear. The last convolution starts at zero, so the
+    block starts as the identity up to the factor. The factor keeps the variance of a sum of two equal parts, so that
+    features do not grow with depth. ``skip`` is the identity, or a 1×1 convolution where the channels differ.
 
     From: the BigGAN-like block of Dhariwal & Nichol 2021 (arXiv:2105.05233); the factor as in Song et al. 2021
     (arXiv:2011.13456) and EDM (Karras et al. 2022, arXiv:2206.00364).
@@ -84,17 +54,14 @@ class ResBlock(nn.Module):
         out_channels: channels of the result.
         embed_dim: size of the embedding ``e``.
         dropout: probability of zeroing a feature in training, in [0, 1).
-        norm: the kind of normalization.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, embed_dim: int, dropout: float = 0.0, norm: Norm = "group"
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, embed_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm_in = norm_of(norm, in_channels)
+        self.norm_in = group_norm(in_channels)
         self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.film = nn.Linear(embed_dim, 2 * out_channels)
-        self.norm_out = norm_of(norm, out_channels, affine=False)  # its scale and shift are the FiLM's
+        self.norm_out = group_norm(out_channels, affine=False)  # its scale and shift are the FiLM's
         self.dropout = nn.Dropout(dropout)
         self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
@@ -131,18 +98,17 @@ class SelfAttention(nn.Module):
     Args:
         channels: channels of ``h``, a multiple of ``num_heads``.
         num_heads: heads that attend independently, each over ``channels / num_heads`` channels.
-        norm: the kind of normalization.
 
     Raises:
         ValueError: if ``num_heads`` does not divide ``channels``.
     """
 
-    def __init__(self, channels: int, num_heads: int = 4, norm: Norm = "group") -> None:
+    def __init__(self, channels: int, num_heads: int = 4) -> None:
         super().__init__()
         divides = num_heads >= 1 and channels % num_heads == 0
         require("num_heads", num_heads, divides, f"a positive divisor of {channels} channels")
         self.num_heads = num_heads
-        self.norm = norm_of(norm, channels)
+        self.norm = group_norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = nn.Linear(channels, channels)
         zero_init(self.project)
@@ -170,13 +136,12 @@ class CrossAttention(nn.Module):
         channels: channels of ``h``, a multiple of ``num_heads``.
         context_dim: numbers of a token.
         num_heads: heads that attend independently, each over ``channels / num_heads`` channels.
-        norm: the kind of normalization.
     """
 
-    def __init__(self, channels: int, context_dim: int, num_heads: int = 4, norm: Norm = "group") -> None:
+    def __init__(self, channels: int, context_dim: int, num_heads: int = 4) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.norm = norm_of(norm, channels)
+        self.norm = group_norm(channels)
         self.query = nn.Linear(channels, channels)
         self.key_value = nn.Linear(context_dim, 2 * channels)
         self.project = nn.Linear(channels, channels)
@@ -212,15 +177,12 @@ class Block(nn.Module):
         dropout: float,
         num_heads: int,
         context_dim: int | None = None,
-        norm: Norm = "group",
     ) -> None:
         super().__init__()
-        self.residual = ResBlock(in_channels, out_channels, embed_dim, dropout, norm)
-        self.attention = SelfAttention(out_channels, num_heads, norm) if num_heads else nn.Identity()
+        self.residual = ResBlock(in_channels, out_channels, embed_dim, dropout)
+        self.attention = SelfAttention(out_channels, num_heads) if num_heads else nn.Identity()
         self.cross_attention = (
-            CrossAttention(out_channels, context_dim, num_heads, norm)
-            if num_heads and context_dim is not None
-            else None
+            CrossAttention(out_channels, context_dim, num_heads) if num_heads and context_dim is not None else None
         )
 
     def forward(

@@ -10,14 +10,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from diffusion_lightning.networks import UNet
-from diffusion_lightning.networks.blocks import (
-    ChannelNorm,
-    Downsample,
-    ResBlock,
-    SelfAttention,
-    Upsample,
-    group_norm,
-)
+from diffusion_lightning.networks.blocks import Downsample, ResBlock, SelfAttention, Upsample, group_norm
 
 TINY = {"channels": (8, 16), "num_res_blocks": 1, "embed_dim": 16}
 
@@ -113,57 +106,6 @@ def test_resampling_goes_there_and_back_for_odd_sizes(size, half):
 )
 def test_group_norm_divides_its_channels(channels, groups):
     assert group_norm(channels).num_groups == groups
-
-
-@pytest.mark.parametrize("affine", [True, False])
-def test_channel_norm_is_its_formula_in_the_layout_of_its_input(affine):
-    norm = awake(ChannelNorm(6, affine))
-    h = torch.randn(2, 6, 5, 4).to(memory_format=torch.channels_last)
-    mean, variance = h.mean(1, keepdim=True), h.var(1, keepdim=True, correction=0)
-    expected = (h - mean) / (variance + 1e-5).sqrt()
-    if affine:
-        expected = expected * norm.weight[:, None, None] + norm.bias[:, None, None]
-    torch.testing.assert_close(norm(h), expected, atol=1e-5, rtol=1e-4)
-    assert norm(h).is_contiguous(memory_format=torch.channels_last)
-
-
-def test_layer_norm_everywhere_and_channels_last():
-    """Nothing brings the features back to the other layout, in which convolutions are slower."""
-    network = awake(UNet(channels=(8, 16), num_res_blocks=1, attention_levels=(1,), patch_size=2, norm="layer"))
-    kinds = {type(module) for module in network.modules()}
-    assert ChannelNorm in kinds
-    assert nn.GroupNorm not in kinds
-    layouts = {}
-
-    def look(name):
-        def hook(module, inputs, output):
-            layouts[name] = output.is_contiguous(memory_format=torch.channels_last)
-
-        return hook
-
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | ResBlock | Upsample | Downsample):
-            module.register_forward_hook(look(name))
-    result = run(network, 2, 1, 12, 16)
-    assert result.shape == (2, 1, 12, 16)
-    assert len(layouts) > 20
-    assert all(layouts.values()), [name for name, last in layouts.items() if not last]
-
-
-def test_each_position_is_normalized_by_itself():
-    """With layers' norms and without attention, what is far away changes nothing; with groups' it does."""
-    x = torch.randn(1, 1, 40, 8)
-    far = x.clone()
-    far[..., 36:, :] += 5
-    for norm, same in (("layer", True), ("group", False)):
-        network = awake(UNet(channels=(8,), num_res_blocks=1, middle_attention=False, norm=norm))
-        near = [network(each, torch.ones(1))[..., :8, :] for each in (x, far)]
-        assert torch.equal(*near) == same
-
-
-def test_another_norm_is_refused():
-    with pytest.raises(ValueError, match=r"norm must be 'group' or 'layer', got 'batch'"):
-        UNet(norm="batch")
 
 
 # ---------------------------------------------------------------------------------------------------- structure
@@ -488,7 +430,6 @@ EVERYTHING = {
     "condition_dim": 3,
     "condition_channels": 2,
     "context_dim": 4,
-    "norm": "layer",
 }
 
 
