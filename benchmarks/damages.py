@@ -86,10 +86,10 @@ PICTURES = {
     "erased": Damage(erased, "of the stroke", (0.02, 0.05, 0.1, 0.2)),
     "elastic": Damage(elastic, "pixels", (0.5, 0.75, 1.0, 1.5)),
     "blended": Damage(blended, "of another digit", (0.05, 0.1, 0.2, 0.4)),
-    "blurred": Damage(blurred, "pixels", (0.4, 0.6, 0.8, 1.2)),
-    "noisy": Damage(noisy, "of the range", (0.02, 0.05, 0.1, 0.2)),
-    "thicker": Damage(thicker, "of a pixel", (0.1, 0.2, 0.4, 0.8)),
-    "thinner": Damage(thinner, "of a pixel", (0.1, 0.2, 0.4, 0.8)),
+    "blurred": Damage(blurred, "pixels", (0.5, 0.75, 1.0, 1.5)),
+    "noisy": Damage(noisy, "of the range", (0.03, 0.06, 0.12, 0.24)),
+    "thicker": Damage(thicker, "of a pixel", (0.2, 0.4, 0.6, 0.8)),
+    "thinner": Damage(thinner, "of a pixel", (0.2, 0.4, 0.6, 0.8)),
 }
 """Of every picture: ``apply(x, grade, generator)``, x (N, 1, H, W) in [0, 1]."""
 
@@ -112,7 +112,7 @@ def repeated(rows: Tensor, labels: Tensor, num: int, share: float, generator: to
 
 
 SETS = {
-    "left out": Damage(left_out, "classes", (0.5, 0.75, 1, 2)),
+    "left out": Damage(left_out, "classes", (0.75, 1, 2, 3)),
     "repeated": Damage(repeated, "of the pictures", (0.05, 0.1, 0.2, 0.4)),
 }
 """Of a set: ``apply(rows, labels, num, grade, generator)``, more than ``num`` rows in random order, (N, …)."""

@@ -76,7 +76,7 @@ def main() -> None:
         "--root", type=Path, required=True, help="torchvision's data root: the folder that holds MNIST/"
     )
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=250, help="real ones, and as many broken ones")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)

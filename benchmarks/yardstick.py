@@ -8,7 +8,7 @@ each damage's distance rises from grade to grade, and is beyond three deviations
 
 ``--features`` are names of the package's, or modules by their path, ``my.module.Network``: uint8 images
 (N, 1, 28, 28) → features (N, F). ``--early`` is a checkpoint of a model that has hardly learnt to draw digits; left
-out, the quickstart is trained for two epochs, and kept in ``--folder``.
+out, the quickstart is trained for two epochs, and kept in ``--folder``. ``--models name=checkpoint`` are judged too.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,14 @@ from results import RESULTS, machine, table, write
 from torch import Tensor, nn
 from torchvision.datasets import MNIST
 
+from diffusion_lightning import AutoPrecision, ClassifierFreeGuidance
 from diffusion_lightning.images import to_uint8
+from diffusion_lightning.metrics.agreement import Agreement, tally
 from diffusion_lightning.metrics.evaluation import frechet_distance
 from diffusion_lightning.metrics.features import FEATURES, build_features, extract_features
 from diffusion_lightning.metrics.reference import Moments
 from diffusion_lightning.randomness import draw_some
+from diffusion_lightning.training.guided import GuidanceChoice
 from diffusion_lightning.training.trained import TrainedModel
 
 BATCH = 500
@@ -41,6 +45,8 @@ REPEATS = 5
 
 ENOUGH = 3
 """Standard deviations beyond which a damage is seen."""
+
+REAL, EARLY = "real digits", "an early epoch"
 
 SHOWN = 14
 """Digits in a panel of the picture."""
@@ -111,15 +117,29 @@ def faults(deviations: Sequence[float]) -> str:
     return ", ".join(found)
 
 
-def judge(name: str, real: Tensor, test: Tensor, labels: Tensor, early: Tensor, num: int, draws: int) -> dict[str, Any]:
-    """All distances in the features of one network."""
+def judge(
+    name: str, real: Tensor, test: Tensor, labels: Tensor, drawn: dict[str, Tensor], num: int, draws: int
+) -> dict[str, Any]:
+    """All distances in the features of one network; of what models have drawn also the share that it can read."""
     network = build_features(name)[1] if name in FEATURES else by_path(name)
     reference = Moments.of(extract_features(network, real.split(BATCH)))
     features = extract_features(network, test.split(BATCH))
-    others = extract_features(network, early.split(BATCH))
+    samples = {what: extract_features(network, images.split(BATCH)) for what, images in drawn.items()}
     damages = picture_distances(network, reference, test[draw_some(num, len(test), seed=0)])
-    damages |= set_distances(features, labels, reference, num, others)
-    return {"real": real_distances(features, reference, num, draws), "damages": damages}
+    damages |= set_distances(features, labels, reference, num, samples[EARLY])
+    return {
+        "real": real_distances(features, reference, num, draws),
+        "damages": damages,
+        "drawn": {what: frechet_distance(rows, reference) for what, rows in samples.items()},
+        "legible": {what: legible(network, rows) for what, rows in {REAL: features, **samples}.items()},
+    }
+
+
+def legible(network: nn.Module, features: Tensor) -> float | None:
+    """The share of pictures that the network can read; None of one that reads none."""
+    if not hasattr(network, "logits"):
+        return None
+    return Agreement.of(tally(network.logits(features)), asked=False).shares["legible"]
 
 
 def by_path(path: str) -> nn.Module:
@@ -128,18 +148,36 @@ def by_path(path: str) -> nn.Module:
     return getattr(importlib.import_module(module), name)()
 
 
-def early_samples(checkpoint: Path | None, folder: Path, num: int) -> Tensor:
-    """Samples, uint8 (num, 1, 28, 28), of a checkpoint; of two epochs of the quickstart if there is none."""
-    if checkpoint is None:
-        checkpoint = folder / "quickstart" / "version_0" / "checkpoints" / "last.ckpt"
-        if not checkpoint.is_file():
-            config = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
-            options = ["--trainer.max_epochs=2", "--trainer.callbacks=[]", "--trainer.logger=false"]
-            command = [sys.executable, "-m", "diffusion_lightning", "fit", "--config", str(config), *options]
-            subprocess.run([*command, f"--trainer.default_root_dir={folder}"], check=True)
+def early_checkpoint(folder: Path) -> Path:
+    """The quickstart after two epochs, trained if it is not in the folder."""
+    checkpoint = folder / "quickstart" / "version_0" / "checkpoints" / "last.ckpt"
+    if not checkpoint.is_file():
+        config = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+        options = ["--trainer.max_epochs=2", "--trainer.callbacks=[]", "--trainer.logger=false"]
+        command = [sys.executable, "-m", "diffusion_lightning", "fit", "--config", str(config), *options]
+        subprocess.run([*command, f"--trainer.default_root_dir={folder}"], check=True)
+    return checkpoint
+
+
+def samples(checkpoint: Path, num: int, guidance: GuidanceChoice = None) -> Tensor:
+    """What a model draws, uint8 (num, 1, 28, 28), the classes in the data's shares."""
     model = TrainedModel.load(checkpoint)
     generator = torch.Generator().manual_seed(0)
-    return to_uint8(model.sample(num=num, labels=model.labels_in_shares(num), generator=generator))
+    with AutoPrecision().forward_context(), torch.no_grad():
+        x = model.sample(num=num, labels=model.labels_in_shares(num), generator=generator, guidance=guidance)
+    return to_uint8(x)
+
+
+def drawn_by(checkpoints: Sequence[str], num: int) -> dict[str, Tensor]:
+    """What models draw, each unguided, guided and told no class: of ``name=checkpoint``."""
+    ways = {"": None, ", guided by 1.4": 1.4, ", told no class": 0.0}
+    return {
+        f"{name}{way}": samples(
+            Path(path), num, None if weight is None else partial(ClassifierFreeGuidance, weight=weight)
+        )
+        for name, path in (each.split("=", 1) for each in checkpoints)
+        for way, weight in ways.items()
+    }
 
 
 def damages() -> dict[str, Damage]:
@@ -151,25 +189,37 @@ def page(results: dict[str, Any]) -> str:
     """The tables: every damage by grade, in deviations of real digits' own, and what is not seen."""
     features = results["features"]
     real = [f"{statistics.mean(each['real']):.2f} ± {statistics.stdev(each['real']):.2f}" for each in features.values()]
-    rows = [["real digits", f"{results['draws']} draws", *real]]
+    rows = [[REAL, f"{results['draws']} draws", *real]]
     for damage, (_, unit, grades) in damages().items():
         columns = [_cells(each["damages"][damage], each["real"]) for each in features.values()]
         for place, grade in enumerate(grades):
             rows.append([damage if place == 0 else "", f"{grade:g} {unit}", *(column[place] for column in columns)])
+    drawn = [[REAL, *(f"{real[n]}{_read(each, REAL)}" for n, each in enumerate(features.values()))]]
+    for what in next(iter(features.values()))["drawn"]:
+        cells = [_cells([each["drawn"][what]], each["real"], remarks=False)[0] for each in features.values()]
+        drawn.append([what, *(cell + _read(each, what) for cell, each in zip(cells, features.values(), strict=True))])
+    columns = [f"in `{name}`" for name in features]
     return (
         f"# What the distance sees\n\n`python benchmarks/yardstick.py`: Fréchet distances of {results['samples']:,} "
         f"damaged test digits to the 60,000 training digits, and how many standard deviations of real digits' own they "
         f"are above the mean of those.\n\n![Each damage by its grades](yardstick.png)\n\n"
-        f"{table(['damage', 'grade', *(f'in `{name}`' for name in features)], rows)}\n\n{results['machine']}"
+        f"{table(['damage', 'grade', *columns], rows)}\n\n"
+        f"The same of what models draw, and the share that the features' own classifier can read:\n\n"
+        f"{table(['drawn by', *columns], drawn)}\n\n{results['machine']}"
     )
 
 
-def _cells(distances: Sequence[float], real: Sequence[float]) -> list[str]:
-    """Of each grade the distance, in deviations too; at the first what is not seen."""
+def _cells(distances: Sequence[float], real: Sequence[float], remarks: bool = True) -> list[str]:
+    """Each distance, in deviations too; at the first what is not seen."""
     deviations = seen(distances, real)
     cells = [f"{each:.2f} ({sd:.1f} sd)" for each, sd in zip(distances, deviations, strict=True)]
-    remark = faults(deviations)
+    remark = faults(deviations) if remarks else ""
     return [f"{cells[0]} – {remark}", *cells[1:]] if remark else cells
+
+
+def _read(results: dict[str, Any], what: str) -> str:
+    share = results["legible"][what]
+    return "" if share is None else f", {share:.1%} legible"
 
 
 def plot(test: Tensor, early: Tensor, path: Path) -> None:
@@ -195,6 +245,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=20, help="of real digits")
     parser.add_argument("--early", type=Path, help="checkpoint of an early epoch")
+    parser.add_argument(
+        "--models", nargs="*", default=[], help="name=checkpoint, of models with classes and dropout of them"
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/yardstick"))
     options = parser.parse_args()
     names = options.features.split(",")
@@ -204,11 +257,12 @@ def main() -> None:
         )
     real, test = (MNIST(options.root, train=train) for train in (True, False))
     images = test.data[:, None]
-    early = early_samples(options.early, options.folder, options.samples)
+    early = samples(options.early or early_checkpoint(options.folder), options.samples)
+    drawn = {EARLY: early, **drawn_by(options.models, options.samples)}
     results = {"samples": options.samples, "draws": options.draws, "machine": machine(), "features": {}}
     for name in names:
         results["features"][name] = judge(
-            name, real.data[:, None], images, test.targets, early, options.samples, options.draws
+            name, real.data[:, None], images, test.targets, drawn, options.samples, options.draws
         )
     plot(images, early, RESULTS / "yardstick.png")
     write("yardstick", results, page(results))

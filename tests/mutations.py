@@ -1494,6 +1494,27 @@ MUTATIONS = [
         "tests/metrics/test_features.py::test_which_features_are_of_a_classifier_of_the_datas_classes",
     ),
     Mutation(
+        "the features called digits are those that do not mind broken ones",
+        "metrics/features.py",
+        "lambda weights: JudgedDigitFeatures(), 128",
+        "lambda weights: DigitFeatures(), 128",
+        "tests/test_yardstick.py",
+    ),
+    Mutation(
+        "features of digits in units of their own",
+        "metrics/digits.py",
+        "self.standard(self.body(x))",
+        "self.body(x)",
+        "tests/metrics/test_digits.py",
+    ),
+    Mutation(
+        "features of digits without a bound",
+        "metrics/digits.py",
+        "nn.Tanh()",
+        "nn.Identity()",
+        "tests/metrics/test_digits.py",
+    ),
+    Mutation(
         "samples that are not finite are read",
         "callbacks/fid.py",
         "value if is_known else math.nan",

@@ -49,7 +49,7 @@ def reference(taken: Tensor) -> Moments:
 def test_every_damage_of_the_pictures_is_seen(network, digits, taken, reference) -> None:
     from yardstick import faults, picture_distances, real_distances, seen
 
-    num = 250
+    num = 500
     real = real_distances(taken[REFERENCE:], reference, num, draws=10)
     damaged = picture_distances(network, reference, digits[0][-num:])
     assert len(damaged) == 7
@@ -129,7 +129,11 @@ def made_up() -> dict:
     real = [1.0, 1.1, 0.9, 1.05, 0.95]
     risen = {name: [2.0, 3.0, 4.0, 5.0] for name in damages()}
     fallen = risen | {"noisy": [1.1, 1.2, 4.0, 3.9]}
-    features = {"new": {"real": real, "damages": risen}, "old": {"real": real, "damages": fallen}}
+    others = {"drawn": {"a model": 3.0}, "legible": {"real digits": 0.98, "a model": 0.5}}
+    features = {
+        "new": {"real": real, "damages": risen, **others},
+        "old": {"real": real, "damages": fallen, **others, "legible": {"real digits": None, "a model": None}},
+    }
     return {"samples": 1_000, "draws": 5, "machine": "a machine", "features": features}
 
 
@@ -141,7 +145,9 @@ def test_page_tells_what_is_not_seen() -> None:
     assert seen([1.0, 2.0], real) == pytest.approx([0, 1 / statistics.stdev(real)])
     text = page(results)
     assert "| real digits | 5 draws | 1.00 ± 0.08 | 1.00 ± 0.08 |" in text
-    assert "| noisy | 0.02 of the range | 2.00 (12.6 sd) | 1.10 (1.3 sd) – first within 3 sd, does not rise |" in text
+    assert "| noisy | 0.03 of the range | 2.00 (12.6 sd) | 1.10 (1.3 sd) – first within 3 sd, does not rise |" in text
+    assert "| real digits | 1.00 ± 0.08, 98.0% legible | 1.00 ± 0.08 |" in text
+    assert "| a model | 3.00 (25.3 sd), 50.0% legible | 3.00 (25.3 sd) |" in text
     assert text.count("first within") == text.count("does not rise") == 1
 
 
