@@ -58,6 +58,23 @@ def accuracy(model: nn.Module, x: Tensor, labels: Tensor) -> float:
     return torch.cat(correct).float().mean().item()
 
 
+def save(model: nn.Module, args: argparse.Namespace, x: Tensor, labels: Tensor) -> None:
+    """Write the weights in half precision, with the accuracy that they then have on test digits."""
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    model.load_state_dict(weights)
+    test_accuracy = accuracy(model, x, labels)
+    metadata = {
+        "test_accuracy": f"{test_accuracy:.4f}",
+        "epochs": str(args.epochs),
+        "seed": str(args.seed),
+        "torch": torch.__version__,
+        "data": "MNIST, 60,000 training digits",
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in weights.items()}, args.output, metadata=metadata)
+    print(f"test accuracy {test_accuracy:.2%}; {args.output}, {args.output.stat().st_size / 1e6:.2f} MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -101,19 +118,7 @@ def main() -> None:
                     epoch=epoch + 1, classification=classification.item(), reconstruction=reconstruction.item()
                 )
 
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    model.load_state_dict(weights)
-    test_accuracy = accuracy(model, test_images, test_labels)
-    metadata = {
-        "test_accuracy": f"{test_accuracy:.4f}",
-        "epochs": str(args.epochs),
-        "seed": str(args.seed),
-        "torch": torch.__version__,
-        "data": "MNIST, 60,000 training digits",
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in weights.items()}, args.output, metadata=metadata)
-    print(f"test accuracy {test_accuracy:.2%}; {args.output}, {args.output.stat().st_size / 1e6:.2f} MB")
+    save(model, args, test_images, test_labels)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Plants known mistakes in the mathematics and in the running of it, one at a time: the tests must notice each.
 
-Run by hand: ``python tests/mutations.py [words of a name]``; all of it takes some minutes. The package, the tests and
-the configs are copied to a temporary folder, so that nothing here is touched. It ends with 1 if a mistake survives, if
-the text it replaces no longer occurs exactly once, or if the tests fail without any mistake.
+Run by hand: ``python tests/mutations.py [words of a name]``; all of it takes some minutes. The package, the tests,
+the benchmarks and the configs are copied to a temporary folder, so that nothing here is touched. It ends with 1 if a
+mistake survives, if the text it replaces no longer occurs exactly once, or if the tests fail without any mistake.
 
 The list holds the mistakes of the founding documents, those that are easily made in this mathematics, what breaks a run
 that stops and goes on, and every bug that was once found in it.
@@ -1494,6 +1494,27 @@ MUTATIONS = [
         "tests/metrics/test_features.py::test_which_features_are_of_a_classifier_of_the_datas_classes",
     ),
     Mutation(
+        "the features called digits are those that do not mind broken ones",
+        "metrics/features.py",
+        "lambda weights: JudgedDigitFeatures(), 128",
+        "lambda weights: DigitFeatures(), 128",
+        "tests/test_yardstick.py",
+    ),
+    Mutation(
+        "features of digits in units of their own",
+        "metrics/digits.py",
+        "self.standard(self.body(x))",
+        "self.body(x)",
+        "tests/metrics/test_digits.py",
+    ),
+    Mutation(
+        "features of digits without a bound",
+        "metrics/digits.py",
+        "nn.Tanh()",
+        "nn.Identity()",
+        "tests/metrics/test_digits.py",
+    ),
+    Mutation(
         "samples that are not finite are read",
         "callbacks/fid.py",
         "value if is_known else math.nan",
@@ -1755,7 +1776,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
         ignored = shutil.ignore_patterns("__pycache__")
-        for part in ("diffusion_lightning", "tests", "configs"):
+        for part in ("diffusion_lightning", "tests", "configs", "benchmarks"):
             shutil.copytree(ROOT / part, folder / part, ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", folder)
         check_copy(folder)

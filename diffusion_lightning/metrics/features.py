@@ -4,11 +4,13 @@ The Fréchet distance of Heusel et al. 2017 (arXiv:1706.08500) fits one Gaussian
 
     d² = ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½),
 
-so it says no more than its features do. Two extractors are offered, both called on uint8 images (N, C, H, W):
+so it says no more than its features do. Three extractors are offered, all called on uint8 images (N, C, H, W):
 
 - `InceptionFeatures`, the 2048 features in which published FID values are stated; its weights (95 MB) are downloaded.
-- `DigitFeatures`, 128 features of a small digit classifier whose weights ship with the package: for MNIST, where
-  Inception is slow and knows nothing of digits, and for machines without a network.
+- `JudgedDigitFeatures`, 128 features of a small network that was trained to read digits, and to mind broken ones; its
+  weights ship with the package: for MNIST, where Inception is slow and knows nothing of digits, and for machines
+  without a network.
+- `DigitFeatures`, 128 features of a classifier, which came before: it hardly minds a digit that is none.
 
 Distances in different features are not comparable; `fingerprint` tells them apart in a cache. `FEATURES` is the one
 table of their names: what options of commands and callbacks take, and what results and reference files say.
@@ -23,11 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from diffusion_lightning.floats import exact_float32
+from diffusion_lightning.metrics.digits import FeaturesOfDigits, JudgedDigitFeatures, check_images
 
 DIGIT_WEIGHTS = Path(__file__).parent / "weights" / "digit_classifier.safetensors"
 
@@ -70,57 +71,13 @@ class DigitClassifier(nn.Module):
         return self.head(self.features(x))
 
 
-def _check_images(images: Tensor) -> None:
-    if images.dtype != torch.uint8:
-        raise TypeError(f"features are taken of uint8 images in 0..255, got {images.dtype}")
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"features are taken of images (N, 1 or 3, H, W), got {tuple(images.shape)}")
-
-
-class DigitFeatures(nn.Module):
-    """The 128 features of the shipped `DigitClassifier`, for the Fréchet distance between sets of digits.
-
-    Called on uint8 images (N, C, H, W) in 0..255, C 1 or 3, it returns float32 (N, 128). RGB becomes gray by the luma
-    of ITU-R BT.601, and any size becomes 28 × 28 by antialiased bilinear interpolation. It has no gradients, never
-    leaves evaluation mode, and computes in float32 under autocast too, and without TF32: the error of bfloat16 would be
-    added to the distance.
-
-    Raises:
-        TypeError: when the images are not uint8.
-        ValueError: when they have another number of dimensions or channels.
-    """
+class DigitFeatures(FeaturesOfDigits):
+    """The 128 features of the shipped `DigitClassifier`: those called ``mnist``."""
 
     num_features: int = DigitClassifier.num_features
 
     def __init__(self) -> None:
-        super().__init__()
-        # Lightning's true half precision builds every module in half: these weights are float32 whatever the default.
-        self.classifier = DigitClassifier().float()
-        self.classifier.load_state_dict(load_file(DIGIT_WEIGHTS))
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> "DigitFeatures":
-        """Stays in evaluation mode, whatever `mode`."""
-        return super().train(False)
-
-    @torch.no_grad()
-    @exact_float32()
-    def logits(self, features: Tensor) -> Tensor:
-        """The classifier's logits (N, 10) from its features (N, 128)."""
-        return self.classifier.head(features)
-
-    @torch.no_grad()
-    @exact_float32()
-    def forward(self, images: Tensor) -> Tensor:
-        _check_images(images)
-        with torch.autocast(images.device.type, enabled=False):
-            x = images.float()
-            if x.shape[1] == 3:
-                x = (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=1, keepdim=True)
-            if x.shape[2:] != (28, 28):
-                x = F.interpolate(x, size=(28, 28), mode="bilinear", antialias=True)
-            return self.classifier.features(x / 127.5 - 1)
+        super().__init__(DigitClassifier(), DIGIT_WEIGHTS)
 
 
 class InceptionFeatures(nn.Module):
@@ -183,7 +140,7 @@ class InceptionFeatures(nn.Module):
     @torch.no_grad()
     @exact_float32()
     def forward(self, images: Tensor) -> Tensor:
-        _check_images(images)
+        check_images(images)
         with torch.autocast(images.device.type, enabled=False):
             return self.inception(images.expand(-1, 3, -1, -1))
 
@@ -239,6 +196,7 @@ FEATURES = {
     "mnist": Feature(
         lambda weights: DigitFeatures(), 128, suits=(1, 28, 28), is_published=True, classes=tuple("0123456789")
     ),
+    "digits": Feature(lambda weights: JudgedDigitFeatures(), 128, classes=tuple("0123456789")),
 }
 """All feature networks by their names. A new one is one more entry here, and nothing else."""
 

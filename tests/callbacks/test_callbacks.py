@@ -635,7 +635,8 @@ def test_features_by_the_data_or_by_name(make_module, make_trainer, make_data):
     assert made("auto", make_data()).name == "fid/mnist@4"
     assert isinstance(made("mnist", make_data())._fid.features, DigitFeatures)
     with pytest.raises(
-        ValueError, match="feature='nonsense': must be 'auto', 'inception', 'inception_tf1', 'mnist' or a module"
+        ValueError,
+        match="feature='nonsense': must be 'auto', 'inception', 'inception_tf1', 'mnist', 'digits' or a module",
     ):
         made("nonsense", make_data())
     with pytest.raises(ValueError, match=r"LightningDataModule has no fid_reference\(\)"):

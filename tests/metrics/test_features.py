@@ -404,7 +404,8 @@ def test_features_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wrong_names() -> None:
     with pytest.raises(
-        ValueError, match=r"feature='imagenet': must be 'auto', 'inception', 'inception_tf1', 'mnist' or a module"
+        ValueError,
+        match=r"feature='imagenet': must be 'auto', 'inception', 'inception_tf1', 'mnist', 'digits' or a module",
     ):
         build_features("imagenet")
     with pytest.raises(
@@ -450,7 +451,9 @@ def test_a_new_entry_is_chosen_by_name_shape_and_number(monkeypatch: pytest.Monk
     monkeypatch.setitem(FEATURES, "patches_of_5", entry)
     assert isinstance(build_features("patches_of_5")[1], Patches)
     assert auto_feature((2, 5, 5)) == published_feature(9) == "patches_of_5"
-    with pytest.raises(ValueError, match="must be 'auto', 'inception', 'inception_tf1', 'mnist', 'patches_of_5' or"):
+    with pytest.raises(
+        ValueError, match="must be 'auto', 'inception', 'inception_tf1', 'mnist', 'digits', 'patches_of_5' or"
+    ):
         build_features("other")
 
 
