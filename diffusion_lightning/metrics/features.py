@@ -239,6 +239,7 @@ FEATURES = {
     "mnist": Feature(
         lambda weights: DigitFeatures(), 128, suits=(1, 28, 28), is_published=True, classes=tuple("0123456789")
     ),
+    "digits": Feature(lambda weights: DigitFeatures(), 128, classes=tuple("0123456789")),
 }
 """All feature networks by their names. A new one is one more entry here, and nothing else."""
 
