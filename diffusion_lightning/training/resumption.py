@@ -1,5 +1,7 @@
 """What a checkpoint holds of a run beside its weights, and how the run goes on from it."""
 
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +42,12 @@ def write_run(module: "ScoreModule", checkpoint: dict[str, Any]) -> None:
         "class_counts": module.class_counts,
         "used": module.watchers.write(module.trainer),
     }
+
+
+def metrics_of(checkpoint: Mapping[str, Any]) -> set[str]:
+    """The names of the metrics that a checkpoint's run has logged, or its callbacks wait for."""
+    waited_for = re.findall(r"'monitor': '([^']+)'", " ".join(checkpoint.get("callbacks") or {}))
+    return {*checkpoint[KEY].get("metrics", {}), *waited_for}
 
 
 class Resumption:

@@ -353,10 +353,10 @@ def test_fid_is_logged_by_its_name(fit, short_data, tmp_path):
     watch = Unmoved(callback)
     trainer = fit(callback, data=short_data())
     assert watch.checked == 1
-    assert callback.name == "fid/mnist@7"
-    value = trainer.callback_metrics["fid/mnist@7"].item()
+    assert callback.name == "fid/digits@7"
+    value = trainer.callback_metrics["fid/digits@7"].item()
     assert value > 0
-    logged = [row["fid/mnist@7"] for row in rows(fit.folder / "metrics.csv") if row["fid/mnist@7"]]
+    logged = [row["fid/digits@7"] for row in rows(fit.folder / "metrics.csv") if row["fid/digits@7"]]
     assert [float(x) for x in logged] == pytest.approx([value])
     assert len(list((tmp_path / "cache" / "fid").iterdir())) == 1
 
@@ -440,7 +440,7 @@ def test_fid_takes_the_classes_in_the_shares_of_the_data(labelled, fit, short_da
 @pytest.mark.parametrize("world", [1, 2, 3, 8, 64])
 def test_the_processes_share_the_classes_of_fid(labelled, short_data, drawn, monkeypatch, tmp_path, world):
     callback = FIDCallback(num_samples=40, feature=Patches(), batch_size=7, cache=str(tmp_path))
-    callback.setup(SimpleNamespace(datamodule=short_data()), labelled, "fit")
+    callback.setup(SimpleNamespace(datamodule=short_data(), ckpt_path=None), labelled, "fit")
     callback._fid.set_reference(short_data().fid_reference(), "data")
     callback._has_reference = True
     monkeypatch.setattr(callback._fid, "compute", lambda: 1.0)
@@ -520,16 +520,16 @@ def test_samples_that_are_real_digits_are_read_as_those_are(labelled, fit, short
     drawn = torch.cat([(held_out.labels == digit).nonzero()[digit:100:10, 0] for digit in range(10)])
     p, q = (share[drawn].double().mean().item() for share in (agree, legible))
     assert found == {
-        "agreement/mnist@200": pytest.approx(p),
-        "agreement_error/mnist@200": pytest.approx(math.sqrt(p * (1 - p) / 200)),
-        "agreement/mnist_real@1000": pytest.approx(agree.double().mean().item()),
-        "legible/mnist@200": pytest.approx(q),
-        "legible_error/mnist@200": pytest.approx(math.sqrt(q * (1 - q) / 200)),
-        "legible/mnist_real@1000": pytest.approx(legible.double().mean().item()),
+        "agreement/digits@200": pytest.approx(p),
+        "agreement_error/digits@200": pytest.approx(math.sqrt(p * (1 - p) / 200)),
+        "agreement/digits_real@1000": pytest.approx(agree.double().mean().item()),
+        "legible/digits@200": pytest.approx(q),
+        "legible_error/digits@200": pytest.approx(math.sqrt(q * (1 - q) / 200)),
+        "legible/digits_real@1000": pytest.approx(legible.double().mean().item()),
     }
-    assert min(found["agreement/mnist@200"], found["legible/mnist@200"]) > 0.97
-    (logged,) = (row for row in rows(fit.folder / "metrics.csv") if row["agreement/mnist@200"])
-    assert float(logged["legible/mnist@200"]) == pytest.approx(q)
+    assert min(found["agreement/digits@200"], found["legible/digits@200"]) > 0.97
+    (logged,) = (row for row in rows(fit.folder / "metrics.csv") if row["agreement/digits@200"])
+    assert float(logged["legible/digits@200"]) == pytest.approx(q)
 
 
 def test_samples_of_another_class_than_asked_for_do_not_agree_and_are_legible(
@@ -537,15 +537,15 @@ def test_samples_of_another_class_than_asked_for_do_not_agree_and_are_legible(
 ):
     real_samples(shift=1)
     found = read(fit(FIDCallback(num_samples=100, cache=str(tmp_path)), module=labelled, data=short_data()))
-    assert found["agreement/mnist@100"] < 0.02
-    assert found["legible/mnist@100"] > 0.97
+    assert found["agreement/digits@100"] < 0.02
+    assert found["legible/digits@100"] > 0.97
 
 
 def test_of_a_network_without_classes_legibility_alone(fit, short_data, real_samples, tmp_path):
     real_samples()
     found = read(fit(FIDCallback(num_samples=100, cache=str(tmp_path)), data=short_data()))
-    assert found.keys() == {"legible/mnist@100", "legible_error/mnist@100", "legible/mnist_real@1000"}
-    assert found["legible/mnist@100"] > 0.97
+    assert found.keys() == {"legible/digits@100", "legible_error/digits@100", "legible/digits_real@1000"}
+    assert found["legible/digits@100"] > 0.97
 
 
 @pytest.mark.parametrize("letters", [list("abcdefghij"), None])
@@ -554,7 +554,7 @@ def test_nothing_is_read_of_other_classes_than_the_classifiers(labelled, fit, sh
     data.class_names = letters
     trainer = fit(FIDCallback(num_samples=20, cache=str(tmp_path)), module=labelled, data=data)
     assert read(trainer) == {}
-    assert "fid/mnist@20" in trainer.callback_metrics
+    assert "fid/digits@20" in trainer.callback_metrics
 
 
 # ---- samples that are not finite
@@ -590,9 +590,9 @@ def test_fid_of_a_sample_that_is_not_finite_is_nan(fit, short_data, broken, tmp_
 def test_nothing_is_read_in_samples_that_are_not_finite(fit, short_data, broken, tmp_path):
     with pytest.warns(UserWarning, match="1 of 8 samples are not finite"):
         found = read(fit(FIDCallback(num_samples=8, cache=str(tmp_path)), data=short_data()))
-    real = found.pop("legible/mnist_real@1000")
+    real = found.pop("legible/digits_real@1000")
     assert real > 0.98
-    assert found.keys() == {"legible/mnist@8", "legible_error/mnist@8"}
+    assert found.keys() == {"legible/digits@8", "legible_error/digits@8"}
     assert all(map(math.isnan, found.values()))
 
 
@@ -629,13 +629,14 @@ def test_what_is_no_number_is_never_the_best(fit, values, best):
 def test_features_by_the_data_or_by_name(make_module, make_trainer, make_data):
     def made(feature: Any, data: Any) -> FIDCallback:
         callback = FIDCallback(num_samples=4, feature=feature)
-        callback.setup(SimpleNamespace(datamodule=data), make_module(), "fit")
+        callback.setup(SimpleNamespace(datamodule=data, ckpt_path=None), make_module(), "fit")
         return callback
 
-    assert made("auto", make_data()).name == "fid/mnist@4"
+    assert made("auto", make_data()).name == "fid/digits@4"
     assert isinstance(made("mnist", make_data())._fid.features, DigitFeatures)
     with pytest.raises(
-        ValueError, match="feature='nonsense': must be 'auto', 'inception', 'inception_tf1', 'mnist' or a module"
+        ValueError,
+        match="feature='nonsense': must be 'auto', 'inception', 'inception_tf1', 'mnist', 'digits' or a module",
     ):
         made("nonsense", make_data())
     with pytest.raises(ValueError, match=r"LightningDataModule has no fid_reference\(\)"):

@@ -331,7 +331,7 @@ class TestInceptionFeatures:
         message = str(error.value)
         assert "feature_weights" in message
         assert "weights-inception-2015-12-05-6726825d.pth" in message
-        assert "for pictures of digits alone, feature=mnist" in message
+        assert "for pictures of digits alone, feature=digits" in message
         assert "\n" not in message
         assert error.value.__cause__ is failure
 
@@ -404,7 +404,8 @@ def test_features_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wrong_names() -> None:
     with pytest.raises(
-        ValueError, match=r"feature='imagenet': must be 'auto', 'inception', 'inception_tf1', 'mnist' or a module"
+        ValueError,
+        match=r"feature='imagenet': must be 'auto', 'inception', 'inception_tf1', 'mnist', 'digits' or a module",
     ):
         build_features("imagenet")
     with pytest.raises(
@@ -421,7 +422,7 @@ def test_the_table_says_what_is_so() -> None:
 
 
 def test_the_shape_chooses_the_features_and_their_number_those_of_published_statistics() -> None:
-    assert auto_feature((1, 28, 28)) == "mnist"
+    assert auto_feature((1, 28, 28)) == "digits"
     assert auto_feature((3, 28, 28)) == auto_feature((1, 32, 32)) == "inception"
     assert published_feature(128) == "mnist"
     assert published_feature(2048) == "inception_tf1"
@@ -450,7 +451,9 @@ def test_a_new_entry_is_chosen_by_name_shape_and_number(monkeypatch: pytest.Monk
     monkeypatch.setitem(FEATURES, "patches_of_5", entry)
     assert isinstance(build_features("patches_of_5")[1], Patches)
     assert auto_feature((2, 5, 5)) == published_feature(9) == "patches_of_5"
-    with pytest.raises(ValueError, match="must be 'auto', 'inception', 'inception_tf1', 'mnist', 'patches_of_5' or"):
+    with pytest.raises(
+        ValueError, match="must be 'auto', 'inception', 'inception_tf1', 'mnist', 'digits', 'patches_of_5' or"
+    ):
         build_features("other")
 
 
