@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from diffusion_lightning.progress import progress_bar, watched
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
-from diffusion_lightning.training.checkpoint_file import load_checkpoint
 from diffusion_lightning.training.guided import GuidanceChoice, name_of
 from diffusion_lightning.training.module import ScoreModule
 from diffusion_lightning.training.requested import to_compare
@@ -115,20 +115,18 @@ class FIDCallback(Measurement):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "predict":
-            self._look_what_it_was_begun_in(trainer)
             super().setup(trainer, pl_module, stage)
 
-    def _look_what_it_was_begun_in(self, trainer: Trainer) -> None:
+    def go_on_from(self, checkpoint: Mapping[str, Any], module: ScoreModule, data: Any) -> None:
         """In a run that goes on, ``"auto"`` is what it was when the run was begun: values in others do not compare."""
-        path = trainer.ckpt_path
-        if self.feature != "auto" or self._begun_in is not None or path is None or not Path(path).is_file():
+        if self.feature != "auto" or self._begun_in is not None:
             return
-        own = self._chosen(trainer.datamodule)  # type: ignore[attr-defined]
+        own = self._chosen(data)
         before = FEATURES[own].before if own in FEATURES else None
-        named = [name for name in metrics_of(load_checkpoint(path, "meta")) if name.startswith("fid/")]
-        features = {re.split("[/,@]", name)[1] for name in named}
+        features = {re.split("[/,@]", name)[1] for name in metrics_of(checkpoint) if name.startswith("fid/")}
         if before in features and own not in features:
             self._begun_in, self._fid = before, None
+            self.check(module, data)
             rank_zero_info(
                 f"FIDCallback: feature=auto stays {before}, in which this run has been measured so far, and its best "
                 f"checkpoint is chosen; {own}, what it is in a new run, does not compare"

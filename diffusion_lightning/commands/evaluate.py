@@ -281,7 +281,9 @@ def _check_options(options: Namespace) -> None:
     check_seed(seed=options.seed)
     check_seed(seed=options.seed + options.seeds - 1)
     if options.extrapolate and options.metrics is not None and "fid" not in options.metrics:
-        raise UsageError(f"extrapolate: FID is not among --metrics {options.metrics}: add fid, or leave it out")
+        raise UsageError(
+            f"extrapolate: FID is not among --metrics {', '.join(options.metrics)}: add fid, or leave it out"
+        )
     if options.metrics == []:
         raise UsageError("metrics=[]: name at least one; bits/dim alone: lightning likelihood")
     if options.data is not None and options.reference is not None and options.bits_per_dim is None:

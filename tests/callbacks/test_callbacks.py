@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor, nn
@@ -35,9 +36,14 @@ from diffusion_lightning.callbacks import progress, sample_grid
 from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, leave_picture, share
 from diffusion_lightning.data.tensor_images import TensorImages
 from diffusion_lightning.images import image_grid, to_uint8, visible
+from diffusion_lightning.metrics.extrapolation import infinite_frechet_distance
 from diffusion_lightning.metrics.features import DigitFeatures
 from diffusion_lightning.metrics.fid import ReferenceFID
+from diffusion_lightning.metrics.kernel_distance import KernelDistance
+from diffusion_lightning.metrics.reference import Moments
 from diffusion_lightning.randomness import Stream, derive_seed
+from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
+from diffusion_lightning.training.resumption import metrics_of
 
 FROZEN = partial(torch.optim.SGD, lr=0.0)
 
@@ -404,6 +410,31 @@ def test_fid_after_validate_and_test(make_module, make_trainer, short_data, tmp_
     assert set(metrics) == {f"{stage.replace('validate', 'val')}/loss", "fid/patches@4"}
 
 
+def few(data: Any, count: int = 300) -> Any:
+    """The data with so few training images."""
+    train, held_out = data.sets()
+    data._images = TensorImages(train.images[:count], train.labels[:count]), held_out
+    return data
+
+
+def test_the_kernel_distance_and_the_extrapolated_fid_of_the_same_samples(make_module, fit, make_data, tmp_path):
+    module, data = make_module(ema_decay=0.5), few(make_data())
+    network, cache = Patches(), tmp_path / "cache"
+    callback = FIDCallback(EulerMaruyama(2), 70, network, batch_size=32, cache=str(cache), extrapolate=True)
+    found = fit(callback, module=module, data=data).callback_metrics
+    generator = torch.Generator().manual_seed(derive_seed(0, 0, Stream.FID))
+    batches = [module.sample(EulerMaruyama(2), size, generator=generator) for size in (32, 32, 6)]
+    features, real = network(to_uint8(torch.cat(batches))), network(data.train_images.images)
+    assert found["kid/patches@70"].item() == pytest.approx(KernelDistance(real)(features), rel=1e-4)
+    value, error = infinite_frechet_distance(features, Moments.of(real), seed=0)
+    assert found["fid_infinity/patches@70"].item() == pytest.approx(value, rel=1e-3)
+    assert found["fid_infinity_error/patches@70"].item() == pytest.approx(error, rel=1e-3)
+    assert len(list((cache / "features").iterdir())) == 1
+    line = "num_samples=67: must be at least 68 to extrapolate FID in 16 features; or leave extrapolate out"
+    with pytest.raises(ValueError, match=line):
+        FIDCallback(num_samples=67, feature=network, extrapolate=True).check(module, data)
+
+
 @pytest.fixture
 def drawn(monkeypatch) -> list[int]:
     """The classes that samples are drawn of, in order; the samples are images of their class's number."""
@@ -440,7 +471,7 @@ def test_fid_takes_the_classes_in_the_shares_of_the_data(labelled, fit, short_da
 @pytest.mark.parametrize("world", [1, 2, 3, 8, 64])
 def test_the_processes_share_the_classes_of_fid(labelled, short_data, drawn, monkeypatch, tmp_path, world):
     callback = FIDCallback(num_samples=40, feature=Patches(), batch_size=7, cache=str(tmp_path))
-    callback.setup(SimpleNamespace(datamodule=short_data(), ckpt_path=None), labelled, "fit")
+    callback.setup(SimpleNamespace(datamodule=short_data()), labelled, "fit")
     callback._fid.set_reference(short_data().fid_reference(), "data")
     callback._has_reference = True
     monkeypatch.setattr(callback._fid, "compute", lambda: 1.0)
@@ -629,7 +660,7 @@ def test_what_is_no_number_is_never_the_best(fit, values, best):
 def test_features_by_the_data_or_by_name(make_module, make_trainer, make_data):
     def made(feature: Any, data: Any) -> FIDCallback:
         callback = FIDCallback(num_samples=4, feature=feature)
-        callback.setup(SimpleNamespace(datamodule=data, ckpt_path=None), make_module(), "fit")
+        callback.setup(SimpleNamespace(datamodule=data), make_module(), "fit")
         return callback
 
     assert made("auto", make_data()).name == "fid/digits@4"
@@ -641,6 +672,52 @@ def test_features_by_the_data_or_by_name(make_module, make_trainer, make_data):
         made("nonsense", make_data())
     with pytest.raises(ValueError, match=r"LightningDataModule has no fid_reference\(\)"):
         made("auto", LightningDataModule())
+
+
+FEW = {"enable_checkpointing": True, "limit_train_batches": 1}
+
+
+def test_an_old_run_goes_on_in_the_features_that_it_was_begun_in(fit, short_data, caplog, tmp_path):
+    """Its best checkpoint, and what waits for the old name, go on; a new run is in the new features."""
+
+    def run(feature: str, epochs: int, ckpt: Path | None = None, *more: Callback) -> Any:
+        fid = FIDCallback(EulerMaruyama(1), num_samples=4, feature=feature, cache=str(tmp_path))
+        callbacks = fid, BestCheckpoint(), LastCheckpoint(), *more
+        return fit(*callbacks, data=short_data(), ckpt=ckpt, max_epochs=epochs, **FEW)
+
+    values = [run("mnist", 1).callback_metrics["fid/mnist@4"].item()]
+    last = fit.folder / "checkpoints" / "last.ckpt"
+    old = last.read_bytes()
+    assert metrics_of(load_checkpoint(last)) >= {"fid/mnist@4", "val/loss"}
+    with caplog.at_level("INFO"):
+        trainer = run("auto", 2, last, EarlyStopping("fid/mnist@4", patience=9))
+    assert "FIDCallback: feature=auto stays mnist, in which this run has been measured so far" in caplog.text
+    best = next(c for c in trainer.callbacks if isinstance(c, BestCheckpoint))
+    assert best.monitor == "fid/mnist@4"
+    values.append(trainer.callback_metrics["fid/mnist@4"].item())
+    assert values[0] != values[1]
+    assert best.best_model_score.item() == min(values)
+    assert not any("digits" in name for name in trainer.callback_metrics)
+
+    caplog.clear()
+    last.write_bytes(old)
+    with caplog.at_level("INFO"):
+        trainer = run("digits", 2, last)
+    best = next(c for c in trainer.callbacks if isinstance(c, BestCheckpoint))
+    assert best.monitor == "fid/digits@4"
+    assert best.best_model_score == trainer.callback_metrics["fid/digits@4"]  # not compared with that in others
+    assert "stays" not in caplog.text
+    assert (
+        "BestCheckpoint: chosen by fid/digits@4 from now on, before it was by fid/mnist@4: those values do not compare"
+        in caplog.text
+    )
+
+
+def test_what_waits_for_a_name_says_in_which_features_a_run_was_begun():
+    """Before the first FID nothing else does."""
+    states = {"BestCheckpoint{'monitor': 'fid/mnist@4', 'mode': 'min'}": {}, "LastCheckpoint{'monitor': None}": {}}
+    assert metrics_of({"callbacks": states, KEY: {}}) == {"fid/mnist@4"}
+    assert metrics_of({KEY: {"metrics": {"val/loss": 1.0}}}) == {"val/loss"}
 
 
 # ---- checkpoints

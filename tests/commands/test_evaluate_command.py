@@ -306,6 +306,54 @@ def test_a_sweep_from_the_same_starts(here, capsys):
     assert alone.found["metrics"] == entries[1]["metrics"]
 
 
+def test_several_seeds_and_the_distance_of_infinitely_many_samples(here, capsys):
+    options = (
+        "--num",
+        "516",
+        "--metrics",
+        "[fid, agreement]",
+        "--neighbours",
+        "0",
+        "--seed",
+        "4",
+        "--batch_size",
+        "516",
+    )
+    done = results(capsys, *options, "--seeds", "2", "--extrapolate", "true")
+    assert "_num=516_seeds=4-5_digits_" in done.folder.name
+    network, data = DigitFeatures(), EmbeddedMNIST()
+    reference = Reference.of_images("x", data.fid_reference(), network, "x")
+    each = []
+    for seed in (4, 5):
+        features = network(draw(num=516, batch_size=516, seed=seed))
+        each.append(
+            evaluate(
+                features,
+                reference,
+                ["fid", "agreement"],
+                logits=network.logits(features),
+                labels=torch.arange(516) % 10,
+                extrapolate=True,
+                seed=seed,
+            ).values
+        )
+    for found, expected in zip(done.found["by_seed"], each, strict=True):
+        assert found == {f"{name}/digits@516": pytest.approx(value, rel=1e-3) for name, value in expected.items()}
+    metrics = done.found["metrics"]
+    of_samples = {name for name in metrics if "_real@" not in name}
+    names = ("fid", "fid_infinity", "agreement", "legible")
+    assert of_samples == {f"{name}{spread}/digits@516" for name in names for spread in ("", "_std")}
+    for name in names:
+        first, second = (values[name] for values in each)
+        assert metrics[f"{name}/digits@516"] == pytest.approx((first + second) / 2, rel=1e-3)
+        assert metrics[f"{name}_std/digits@516"] == pytest.approx(abs(first - second) / 2**0.5, rel=0.05, abs=1e-6)
+    assert done.found["seeds"] == [4, 5]
+    assert "Settings: seeds=2, " in done.out
+    shown = f"{metrics['fid/digits@516']:.4g} ± {metrics['fid_std/digits@516']:.2g}"
+    assert shown in done.out
+    assert "of each of the seeds 4 to 5, mean ± standard" in (done.folder / "results.md").read_text()
+
+
 def test_a_sweep_over_the_steps_of_the_checkpoints_sampler(here, capsys):
     done = results(capsys, "--num", "3", "--metrics", "[is]", "--sweep.steps", "[1, 2, 2]")
     assert [entry["sampler"] for entry in done.found["sweep"]] == ["Heun(steps=1)", "Heun(steps=2)"]
@@ -504,6 +552,15 @@ MISTAKES = {
     "output in a file": (("--output", "config.yaml/x"), "output='config.yaml/x': no folder can be made there"),
     "output is a file": (("--output", "config.yaml"), "output='config.yaml': no folder can be made there"),
     "another device": (("--device", "abacus"), "device='abacus': cannot be used here"),
+    "no seeds": (("--seeds", "0"), "seeds=0: must be at least 1"),
+    "too few to extrapolate": (
+        ("--num", "515", "--extrapolate", "true", "--feature", "digits"),
+        "num=515: must be at least 516 to extrapolate FID in the 128 features digits; or leave --extrapolate out",
+    ),
+    "no FID to extrapolate": (
+        ("--metrics", "[is]", "--extrapolate", "true"),
+        "extrapolate: FID is not among --metrics is: add fid, or leave it out",
+    ),
     "misspelt option": (("--nmu", "3"), "unknown option --nmu (did you mean --num?)"),
 }
 
