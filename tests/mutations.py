@@ -46,6 +46,7 @@ SHARED_FOLDER = (
 )
 CONDITION, METADATA = (f"tests/data/test_{name}.py" for name in ("condition", "metadata"))
 CONDITION_GRID = "tests/callbacks/test_condition_grid.py"
+EXTRAPOLATION, KERNEL = (f"tests/metrics/test_{name}.py" for name in ("extrapolation", "kernel_distance"))
 AGREEMENT = "tests/metrics/test_agreement.py"
 SHARED, FLOATS = "tests/metrics/test_shared_reference.py", "tests/test_floats.py"
 FAKE_CUDA = "tests/test_fake_cuda.py"
@@ -989,6 +990,48 @@ MUTATIONS = [
         "generator=torch.Generator(pl_module.device).manual_seed(seed),",
         "generator=torch.Generator(pl_module.device).manual_seed(seed + len(rows)),",
         "tests/callbacks/test_guided_callbacks.py::test_a_row_for_each_weight_of_the_same_noise",
+    ),
+    Mutation(
+        "FID is extrapolated over 1/k, not 1/n",
+        "metrics/extrapolation.py",
+        "        inverse.append(1 / size)",
+        "        inverse.append(1 / count)",
+        EXTRAPOLATION,
+    ),
+    Mutation(
+        "the parts of an extrapolated FID are the samples in their order",
+        "metrics/extrapolation.py",
+        "    order = draw_some(total, total, seed).to(features.device)",
+        "    order = torch.arange(total, device=features.device)",
+        EXTRAPOLATION,
+    ),
+    Mutation(
+        "the kernel distance counts each image's pair with itself",
+        "metrics/kernel_distance.py",
+        "    return (every - alike) / (len(x) * (len(x) - 1))",
+        "    return every / len(x) ** 2",
+        KERNEL,
+    ),
+    Mutation(
+        "the kernel distance of several processes counts what fills up their shares",
+        "callbacks/sampling.py",
+        ".transpose(0, 1).flatten(0, 1)[:total]",
+        ".transpose(0, 1).flatten(0, 1)",
+        "tests/test_ddp.py::test_the_kernel_distance_is_of_the_samples_of_both",
+    ),
+    Mutation(
+        "a run that was begun in other features goes on in the new ones",
+        "callbacks/fid.py",
+        "        if before in features and own not in features:",
+        "        if before in features and own in features:",
+        "tests/callbacks/test_callbacks.py::test_an_old_run_goes_on_in_the_features_that_it_was_begun_in",
+    ),
+    Mutation(
+        "each of several seeds draws the first one's samples",
+        "commands/subject.py",
+        "            options.batch_size,\n            seed,",
+        "            options.batch_size,\n            options.seed,",
+        "tests/commands/test_evaluate_command.py::test_several_seeds_and_the_distance_of_infinitely_many_samples",
     ),
     Mutation(
         "guided and unguided FID have one name",

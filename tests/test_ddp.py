@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from diffusion_lightning import EmbeddedMNIST
+from diffusion_lightning.metrics.kernel_distance import KernelDistance
 from diffusion_lightning.randomness import draw_some
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -54,7 +55,7 @@ from diffusion_lightning.callbacks import LastCheckpoint, checkpoints
 from diffusion_lightning.metrics import features, kept
 
 kept.PART = 2000
-SEEN = {"fake": [], "real": [], "features": [], "losses": [], "labels": [], "seeds": [], "saved": []}
+SEEN = {"fake": [], "real": [], "features": [], "drawn": [], "losses": [], "labels": [], "seeds": [], "saved": []}
 original = FrechetInceptionDistance.compute
 
 
@@ -95,7 +96,10 @@ class Patches(torch.nn.Module):
 
     def forward(self, images):
         SEEN["features"].append(len(images))
-        return torch.nn.functional.avg_pool2d(images.float() / 255, 14).flatten(1)
+        features = torch.nn.functional.avg_pool2d(images.float() / 255, 14).flatten(1)
+        if len(images) <= 2:
+            SEEN["drawn"].append(features)
+        return features
 
     def logits(self, features):
         """In turn: sure that it is a 0, and almost sure that it is a 2."""
@@ -173,9 +177,19 @@ def test_every_image_is_counted_once_in_the_fid(fitted):
     first, second = fitted.ranks
     assert first["fake"] == second["fake"] == [7, 7]
     assert first["real"] == second["real"] == [9000, 9000]
-    # of 9000 images in parts of 2000 the first process reads three, and the second two
-    assert [sum(first["features"]), sum(second["features"])] == [5000 + 500 + 2 * 4, 4000 + 500 + 2 * 3]
+    # of 9000 images in parts of 2000 the first process reads three, and the second two; and the first KID's 5000
+    assert [sum(first["features"]), sum(second["features"])] == [5000 + 5000 + 500 + 2 * 4, 4000 + 500 + 2 * 3]
     assert first["metrics"]["fid/mnist@7"] == second["metrics"]["fid/mnist@7"] > 0
+
+
+def test_the_kernel_distance_is_of_the_samples_of_both(fitted):
+    first, second = fitted.ranks
+    real = EmbeddedMNIST().train_images.images[draw_some(5000, 9000, seed=0)]
+    drawn = torch.cat([*first["drawn"][2:], *second["drawn"][2:]])  # of the second epoch
+    assert len(drawn) == 7
+    features = torch.nn.functional.avg_pool2d(real.float() / 255, 14).flatten(1)
+    values = [rank["metrics"]["kid/mnist@7"] for rank in fitted.ranks]
+    assert values == [pytest.approx(KernelDistance(features)(drawn), rel=1e-4)] * 2
 
 
 def test_what_is_read_in_all_samples_is_added_up(fitted):

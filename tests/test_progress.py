@@ -49,7 +49,7 @@ def test_the_bars_of_a_training_are_shown_together_and_leave_the_results_alone(t
         r"images/s: \d+",
         r"left: \d\d:\d\d",
         r"DPMSolverPlusPlus +\d+%",
-        r"fid/mnist@12 +\d+%",
+        r"fid/digits@12 +\d+%",
     ):
         assert re.search(words, plain(shown)), f"{words} not in {plain(shown)[-3000:]}"
     assert "Traceback" not in shown

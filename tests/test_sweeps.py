@@ -107,7 +107,7 @@ def test_the_metric_is_one_that_the_recipe_logs(file):
     recipe = yaml.safe_load((CONFIGS.parent / sweep["command"][3]).read_text())
     (fid,) = (c for c in recipe["trainer"]["callbacks"] if c["class_path"].endswith("FIDCallback"))
     assert recipe["data"]["class_path"].endswith("MNIST")
-    assert sweep["metric"] == {"name": f"fid/mnist@{fid['init_args']['num_samples']}", "goal": "minimize"}
+    assert sweep["metric"] == {"name": f"fid/digits@{fid['init_args']['num_samples']}", "goal": "minimize"}
     assert sweep["method"] in ("bayes", "random", "grid")
 
 

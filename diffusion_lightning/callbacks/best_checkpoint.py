@@ -5,15 +5,18 @@ It is saved before the first batch that follows, as the one to resume from.
 
 import math
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from diffusion_lightning.callbacks.fid import FIDCallback
 from diffusion_lightning.training.callback_states import follow_move
+from diffusion_lightning.training.module import ScoreModule
 from diffusion_lightning.training.position import Position
 
 
@@ -33,17 +36,30 @@ class BestCheckpoint(ModelCheckpoint):
             mode="min",
             enable_version_counter=False,
         )
+        self._fid: FIDCallback | None = None
         self._measured: dict[str, Any] | None = None
         self._void: list[Path] | None = None  # files of epochs that are still to be trained again; None: not looked
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, FIDCallback):
+                self._fid = callback
                 self.monitor = callback.name
         super().setup(trainer, pl_module, stage)
 
+    def go_on_from(self, checkpoint: Mapping[str, Any], module: ScoreModule, data: Any) -> None:
+        """Follow the FID, which in a run that goes on may have another name than at the start of it."""
+        if self._fid is not None:
+            self.monitor = self._fid.name
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         follow_move(trainer, checkpoint)
+        own = [key for key in checkpoint.get("callbacks") or {} if key.partition("{")[0] == type(self).__qualname__]
+        if own and self.state_key not in own and (was := re.search(r"'monitor': '([^']+)'", own[0])):
+            rank_zero_info(
+                f"BestCheckpoint: chosen by {self.monitor} from now on, before it was by {was[1]}: those values do not "
+                "compare, and the best until then stays"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._void = None

@@ -18,7 +18,7 @@ from diffusion_lightning.training.module import ScoreModule
 
 PARTS = ("data", "step", "sampling", "evaluation", "checkpoint", "other")
 
-RESULTS = ("fid/", "sliced_wasserstein@", "val/loss", "train/loss_epoch")
+RESULTS = ("fid/", "fid_infinity/", "kid/", "sliced_wasserstein@", "val/loss", "train/loss_epoch")
 """How the names begin of the metrics whose best and last values the summary shows; the best is the lowest."""
 
 SHARES = ("agreement/", "legible/")

@@ -106,3 +106,12 @@ class Measurement(SamplingCallback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
         self.evaluate(trainer, pl_module)
+
+    def rows_of_all(self, pl_module: ScoreModule, own: Tensor, total: int) -> Tensor:
+        """The rows ``(total, F)`` of which each process has every so manieth; every process enters it."""
+        world_size = pl_module.trainer.world_size
+        padded = own.new_zeros(-(-total // world_size), own.shape[1])
+        padded[: len(own)] = own
+        gathered = pl_module.all_gather(padded)
+        assert isinstance(gathered, Tensor)
+        return gathered.reshape(-1, *padded.shape).transpose(0, 1).flatten(0, 1)[:total]

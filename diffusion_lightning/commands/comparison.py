@@ -48,6 +48,7 @@ class Comparison:
         name: what results call the real side, None if there is none.
         real: the real images, None where there are statistics alone, or nothing.
         statistics: what is published of real images, None otherwise.
+        extrapolate: whether FID is wanted of infinitely many samples, too.
     """
 
     feature: str
@@ -56,6 +57,7 @@ class Comparison:
     name: str | None = None
     real: RealImages | None = None
     statistics: Reference | None = None
+    extrapolate: bool = False
 
     def reference(self, progress: bool = False) -> Reference | None:
         """The real side as the network sees it, computed if it is not on disk; None if there is none."""

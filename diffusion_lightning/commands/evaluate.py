@@ -13,19 +13,20 @@ from diffusion_lightning.commands.drawing import add_drawing_options, load_on_de
 from diffusion_lightning.commands.evaluation_report import Results, folder_name, new_folder
 from diffusion_lightning.commands.guided_options import add_guidance_option, settle_guidance
 from diffusion_lightning.commands.judging import (
-    judge,
+    judge_by_seeds,
     judge_held_out,
     look_at_neighbours,
     look_at_worst,
 )
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint, run_of
-from diffusion_lightning.commands.subject import Subject, subject_of
+from diffusion_lightning.commands.subject import Subject, subjects_of
 from diffusion_lightning.commands.sweep import Way, label, samplers_of, ways_of
 from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.images import is_picture
 from diffusion_lightning.metrics.evaluation import MetricName
-from diffusion_lightning.metrics.features import FeatureChoice, build_features, reads_classes
+from diffusion_lightning.metrics.extrapolation import least_samples
+from diffusion_lightning.metrics.features import FEATURES, FeatureChoice, build_features, reads_classes
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.training.guided import name_of
 from diffusion_lightning.training.trained import TrainedModel
@@ -66,10 +67,10 @@ def evaluate_command(args: list[str]) -> None:
     data = _data(options, given.data, model.shape)
     comparison = _comparison(options, model, data)
     rows = _rows(options, comparison)
-    subject = subject_of(options, model, data)
-    folder = new_folder(_output(options), _folder_name(subject, comparison, ways))
+    subjects = subjects_of(options, model, data)
+    folder = new_folder(_output(options), _folder_name(subjects, comparison, ways))
     try:
-        _run(options, subject, comparison, data, ways, rows, folder)
+        _run(options, subjects, comparison, data, ways, rows, folder)
     finally:
         with suppress(OSError):
             folder.rmdir()  # if it was left empty
@@ -77,14 +78,15 @@ def evaluate_command(args: list[str]) -> None:
 
 def _run(
     options: Namespace,
-    subject: Subject,
+    subjects: Sequence[Subject],
     comparison: Comparison,
     data: "ImageDataModule | None",
     ways: Sequence[Way],
     rows: int,
     folder: Path,
 ) -> None:
-    """Judge each way to draw; what is known by then is on disk after each."""
+    """Judge each way to draw; what is known by then is on disk after each. The pictures are of the first seed."""
+    subject = subjects[0]
     reference = comparison.reference(progress=not options.quiet)
     if options.export_reference is not None:
         assert reference is not None
@@ -92,7 +94,7 @@ def _run(
     of_held_out, settings = judge_held_out(subject, comparison, data, options.bits_per_dim)
     results = Results(is_sweep=len(ways) > 1, guidance_weights=options.sweep.guidance_weights)
     for way in ways:
-        entry, drawn = judge(subject, way, comparison, reference)
+        entry, drawn = judge_by_seeds(subjects, way, comparison, reference)
         entry["metrics"] |= of_held_out
         entry["settings"] |= settings
         results.entries.append(entry)
@@ -152,7 +154,12 @@ def _comparison(options: Namespace, model: TrainedModel, data: "ImageDataModule 
         assert data is not None
         real = images_of_data(data, from_run=options.data is None)
     called = real.name if real is not None else path if statistics is not None else None
-    return Comparison(name, network.to(model.device), metrics, called, real, statistics)
+    if options.extrapolate and options.num < (least := least_samples(FEATURES[name].num_features)):
+        raise UsageError(
+            f"num={options.num}: must be at least {least} to extrapolate FID in the {FEATURES[name].num_features} "
+            f"features {name}; or leave --extrapolate out"
+        )
+    return Comparison(name, network.to(model.device), metrics, called, real, statistics, options.extrapolate)
 
 
 def _rows(options: Namespace, comparison: Comparison) -> int:
@@ -172,14 +179,16 @@ def _output(options: Namespace) -> Path:
     return (run_of(options.ckpt_path) or Path(options.ckpt_path).parent) / "evaluations"
 
 
-def _folder_name(subject: Subject, comparison: Comparison, ways: Sequence[Way]) -> str:
+def _folder_name(subjects: Sequence[Subject], comparison: Comparison, ways: Sequence[Way]) -> str:
     names = dict.fromkeys(type(way.sampler).__name__ for way in ways)
     steered_by = list(dict.fromkeys(name_of(way.guidance) or "" for way in ways))
     several = f"{steered_by[0].partition('(')[0]} {len(steered_by)} weights"
     guidance = steered_by[0] if len(steered_by) == 1 else several
     drawn_by = f"sweep {' '.join(names)} {len(ways)}" if len(ways) > 1 else label(ways[0].sampler)
     reference = Path(comparison.name).stem if comparison.name else ""
-    step, num, seed = f"step={subject.origin['step']}", f"num={subject.num}", f"seed={subject.seed}"
+    subject, last = subjects[0], subjects[-1]
+    seed = f"seed={subject.seed}" if last is subject else f"seeds={subject.seed}-{last.seed}"
+    step, num = f"step={subject.origin['step']}", f"num={subject.num}"
     return folder_name(step, drawn_by, guidance, num, seed, comparison.feature, reference)
 
 
@@ -250,7 +259,13 @@ def evaluate_parser() -> OneLineParser:
         default=None,
         help=f"Samples shown with their nearest training images; 0: no picture, {ROWS} by default.",
     )
+    parser.add_argument(
+        "--extrapolate", type=bool, default=False, help="Also the FID of infinitely many samples, and its error."
+    )
     parser.add_argument("--seed", type=int, default=0, help="Decides the samples and the metrics' subsets.")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="How many seeds, from that one on: mean and standard deviation over them."
+    )
     parser.add_argument("--output", type=str | None, default=None, help="Folder; by default evaluations of the run.")
     add_drawing_options(parser)
     return parser
@@ -260,10 +275,15 @@ def _check_options(options: Namespace) -> None:
     """What can be seen to be wrong without opening anything."""
     if options.num < 2:
         raise UsageError(f"num={options.num}: must be at least 2, for there is no covariance of one image")
-    for name, least in (("batch_size", 1), ("bits_per_dim", 1), ("neighbours", 0)):
+    for name, least in (("batch_size", 1), ("bits_per_dim", 1), ("neighbours", 0), ("seeds", 1)):
         if options[name] is not None and options[name] < least:
             raise UsageError(f"{name}={options[name]}: must be at least {least}")
     check_seed(seed=options.seed)
+    check_seed(seed=options.seed + options.seeds - 1)
+    if options.extrapolate and options.metrics is not None and "fid" not in options.metrics:
+        raise UsageError(
+            f"extrapolate: FID is not among --metrics {', '.join(options.metrics)}: add fid, or leave it out"
+        )
     if options.metrics == []:
         raise UsageError("metrics=[]: name at least one; bits/dim alone: lightning likelihood")
     if options.data is not None and options.reference is not None and options.bits_per_dim is None:

@@ -16,7 +16,7 @@ from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.disk import replace
 from diffusion_lightning.images import write_png
 from diffusion_lightning.metrics.cost_curve import cost_picture
-from diffusion_lightning.metrics.evaluation import is_spread
+from diffusion_lightning.metrics.evaluation import is_spread, spread_of
 from diffusion_lightning.metrics.guidance_curve import guidance_picture
 from diffusion_lightning.tables import output_console
 
@@ -112,7 +112,7 @@ class Results:
             f"# {Path(first['checkpoint']).name}, step {first['step']}",
             "",
             f"{first['num']} samples of `{first['checkpoint']}` (epoch {first['epoch']}), EMA weights, "
-            f"{first['precision']}, seed {first['seed']}; features {first['feature']}, reference "
+            f"{first['precision']}, {_seeds(first)}; features {first['feature']}, reference "
             f"{first['reference'] or 'none'}.",
             "",
             *_plain(*self.table()),
@@ -200,17 +200,19 @@ def _fid_name(entry: dict[str, Any]) -> str | None:
     return next((name for name in entry["metrics"] if name.startswith("fid/")), None)
 
 
+def _seeds(entry: dict[str, Any]) -> str:
+    if "seeds" not in entry:
+        return f"seed {entry['seed']}"
+    return f"of each of the seeds {entry['seeds'][0]} to {entry['seeds'][-1]}, mean ± standard deviation over them"
+
+
 def _way(entry: dict[str, Any]) -> str:
     """A sampler, and what steered it."""
     return ", ".join(filter(None, (entry["sampler"], entry.get("guidance"))))
 
 
 def _value(metrics: dict[str, float], name: str) -> str:
-    # kid/mnist@1000 has its spread beside it as kid_std/mnist@1000
-    spread = next(
-        (metrics[key] for kind in ("_std", "_error") if (key := re.sub("(?=[/@])", kind, name, count=1)) in metrics),
-        None,
-    )
+    spread = spread_of(name, metrics)
     return f"{metrics[name]:.4g}" + (f" ± {spread:.2g}" if spread is not None else "")
 
 

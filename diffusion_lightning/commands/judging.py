@@ -3,6 +3,7 @@
 import math
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from diffusion_lightning.commands.sweep import Way, label
 from diffusion_lightning.images import to_uint8, write_png
 from diffusion_lightning.likelihood import bits_per_dim
 from diffusion_lightning.metrics.agreement import Agreement, least_sure, tally_held_out, worst_picture
-from diffusion_lightning.metrics.evaluation import evaluate, metric_name
+from diffusion_lightning.metrics.evaluation import evaluate, is_spread, metric_name, spread_name
 from diffusion_lightning.metrics.features import FEATURES, reads_classes
 from diffusion_lightning.metrics.neighbours import PROBES, find_neighbours, neighbours_picture
 from diffusion_lightning.metrics.reference import Reference
@@ -71,6 +72,7 @@ def judge(
         comparison.metrics,
         logits=drawn.logits,
         labels=subject.labels.cpu() if subject.labels is not None else None,
+        extrapolate=comparison.extrapolate,
         seed=subject.seed,
         progress=subject.progress,
     )
@@ -96,6 +98,42 @@ def judge(
     }
     if drawn.broken:
         entry["not_finite"] = drawn.broken
+    return entry, drawn
+
+
+def judge_by_seeds(
+    subjects: Sequence[Subject], way: Way, comparison: Comparison, reference: Reference | None
+) -> tuple[dict[str, Any], Drawn]:
+    """As :func:`judge`, of the same by several seeds; and the samples of the first.
+
+    Each value is the mean over the seeds, and its ``_std`` their standard deviation, in the place of a spread or an
+    error that is of a single one.
+
+    Args:
+        subjects: alike but for the seed.
+        way: as there.
+        comparison: as there.
+        reference: as there.
+    """
+    first, drawn = judge(subjects[0], way, comparison, reference)
+    entries = [first, *(judge(subject, way, comparison, reference)[0] for subject in subjects[1:])]
+    if len(entries) == 1:
+        return first, drawn
+    metrics: dict[str, float] = {}
+    for name in first["metrics"]:
+        if not is_spread(name, first["metrics"]):
+            values = torch.tensor([entry["metrics"][name] for entry in entries], dtype=torch.float64)
+            metrics |= {name: values.mean().item(), spread_name(name): values.std().item()}
+    entry = {
+        **first,
+        "seeds": [subject.seed for subject in subjects],
+        "metrics": metrics,
+        "settings": {"seeds": len(subjects), **first["settings"]},
+        "by_seed": [entry["metrics"] for entry in entries],
+        "seconds": round(sum(entry["seconds"] for entry in entries), 1),
+    }
+    if broken := sum(entry.get("not_finite", 0) for entry in entries):
+        entry["not_finite"] = broken
     return entry, drawn
 
 

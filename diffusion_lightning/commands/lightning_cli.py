@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import diffusion_lightning.networks  # noqa: F401 — so that its classes are known by their short names
-from diffusion_lightning.callbacks import RunReport
+from diffusion_lightning.callbacks import FIDCallback, RunReport
 from diffusion_lightning.callbacks.graceful_stop import Stopped
 from diffusion_lightning.callbacks.sampling import SamplingCallback
 from diffusion_lightning.commands import default_parts
@@ -273,6 +273,8 @@ class DiffusionCLI(LightningCLI):
             self.model.check_data(self.datamodule, is_new=self.subcommand == "fit" and not self.resumed.checkpoint)
         for callback in callbacks:
             if isinstance(callback, SamplingCallback) and not self._is_dry():  # a dry run draws nothing
+                if isinstance(callback, FIDCallback) and self.resumed.checkpoint:
+                    callback.go_on_from(self.resumed.checkpoint, self.model, self.datamodule)
                 callback.check(self.model, self.datamodule)
 
     def _try_optimizer(self) -> None:

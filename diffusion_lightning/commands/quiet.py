@@ -9,7 +9,7 @@ WARNINGS = (
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # an epoch's mean is logged anyhow
     r"Checkpoint directory .* exists and is not empty",  # of a run that is gone on with it is so
     # of all processes they are already
-    r"It is recommended to use `self\.log\('(train/loss_epoch|fid.*|agreement.*|legible.*)', \.\.\., sync_dist=True\)`",
+    r"It is recommended to use `self\.log\('(train/loss_epoch|[fk]id|agreement|legible).*', \.\.\., sync_dist=True\)",
     r"torch\.distributed\.nn\.functional\.all_gather is deprecated",  # Lightning's use of PyTorch
     r"LightningCLI's args parameter is intended to run from within Python",
 )

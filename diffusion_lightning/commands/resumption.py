@@ -77,6 +77,7 @@ def find_resumed(config: Any, files: list[Path], is_fit: bool, is_dry: bool) -> 
     config.weights_only = True  # for Lightning's own reading of the same file
     resumed = Resumed(
         {name: checkpoint[name] for name in (KEY, LOGGED, "global_step", "hyper_parameters") if name in checkpoint}
+        | {"callbacks": dict.fromkeys(checkpoint.get("callbacks") or {})}
     )
     if is_fit and not is_dry:
         _check_what_is_left(config, files, resumed.checkpoint)

@@ -88,41 +88,49 @@ class Subject:
         return {} if self.labels is None else {"labels": self.labels[indices.to(self.labels.device)]}
 
 
-def subject_of(options: Namespace, model: TrainedModel, data: "ImageDataModule | None") -> Subject:
-    """What the options of ``lightning evaluate`` say of it.
+def subjects_of(options: Namespace, model: TrainedModel, data: "ImageDataModule | None") -> list[Subject]:
+    """What the options of ``lightning evaluate`` say of it, once for each seed.
 
     Raises:
         UsageError: if the model's samples need conditions, and there are no data that have them.
     """
     # its tensors are in the model already
     checkpoint = load_checkpoint(options.ckpt_path, map_location="meta")
-    asked = None
+    origin = {"checkpoint": options.ckpt_path, "step": checkpoint["global_step"], "epoch": checkpoint["epoch"]}
+    seeds = range(options.seed, options.seed + options.seeds)
+    told: list[tuple[Tensor | None, str, Callable[[Tensor], dict[str, Tensor]] | None]]
     if set(taken_by(model.network)) - {"labels"}:
-        asked = _conditions(options, model, data)
-        of_samples = torch.arange(options.num).split(options.batch_size)
-        is_told = data is not None and model.has_classes
-        labels = torch.cat([asked(indices)["labels"] for indices in of_samples]) if is_told else None
-        classes = "none given" if data is None else f"with the conditions of examples of {type(data).__name__}"
+        told = [_conditions(options, model, data, seed) for seed in seeds]
     else:
-        labels, classes = _labels(options, model, data)
-    return Subject(
-        model,
-        {"checkpoint": options.ckpt_path, "step": checkpoint["global_step"], "epoch": checkpoint["epoch"]},
-        options.num,
-        options.batch_size,
-        options.seed,
-        labels,
-        classes,
-        options.precision,
-        progress=not options.quiet,
-        asked=asked,
-    )
+        told = [(*_labels(options, model, data), None)] * len(seeds)
+    subjects = [
+        Subject(
+            model,
+            origin,
+            options.num,
+            options.batch_size,
+            seed,
+            labels,
+            classes,
+            options.precision,
+            progress=not options.quiet,
+            asked=asked,
+        )
+        for seed, (labels, classes, asked) in zip(seeds, told, strict=True)
+    ]
+    for subject in subjects[1:]:
+        subject._has_told_precision = True
+    return subjects
 
 
 def _conditions(
-    options: Namespace, model: TrainedModel, data: "ImageDataModule | None"
-) -> Callable[[Tensor], dict[str, Tensor]]:
-    """Those of training examples, for a model that is told more than classes; none without data, if it can do so."""
+    options: Namespace, model: TrainedModel, data: "ImageDataModule | None", seed: int
+) -> tuple[Tensor | None, str, Callable[[Tensor], dict[str, Tensor]]]:
+    """Those of training examples, for a model that is told more than classes; none without data, if it can do so.
+
+    Returns:
+        The classes among them, what they are in words, and all of them.
+    """
     if data is not None:
         data.prepare_data()
         data.setup("test")
@@ -131,7 +139,12 @@ def _conditions(
         raise UsageError(
             f"data: the model is told {told}, and was never without: give --data, whose examples have such"
         )
-    return to_compare(model, options.num, data, options.seed)
+    asked = to_compare(model, options.num, data, seed)
+    of_samples = torch.arange(options.num).split(options.batch_size)
+    is_told = data is not None and model.has_classes
+    labels = torch.cat([asked(indices)["labels"] for indices in of_samples]) if is_told else None
+    classes = "none given" if data is None else f"with the conditions of examples of {type(data).__name__}"
+    return labels, classes, asked
 
 
 def _labels(options: Namespace, model: TrainedModel, data: "ImageDataModule | None") -> tuple[Tensor | None, str]:

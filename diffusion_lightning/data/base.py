@@ -281,10 +281,11 @@ class ImageDataModule(BatchDataModule):
         on_cpu = not isinstance(dataset, TensorImages) or dataset.images.device.type == "cpu"
         return on_cpu and super()._pins_memory(dataset)
 
-    def fid_reference(self, parts: Sequence[range] | None = None) -> Iterator[Tensor]:
+    def fid_reference(self, parts: Sequence[Sequence[int]] | None = None) -> Iterator[Tensor]:
         """All training images as they are, unaugmented: uint8 (B, C, H, W) in batches of 500.
 
-        Of parts those of each, one after the other, a last batch of less than 500 at the end of each.
+        Of parts, each given by its indices, those of each, one after the other, a last batch of less than 500 at the
+        end of each.
         """
         return image_batches(self.train_images, workers=self.num_workers, parts=parts)
 

@@ -64,7 +64,7 @@ class BatchLoader(DataLoader):
 
 
 def image_batches(
-    images: ImageSet, size: int = 500, workers: int = 0, parts: Sequence[range] | None = None
+    images: ImageSet, size: int = 500, workers: int = 0, parts: Sequence[Sequence[int]] | None = None
 ) -> Iterator[Tensor]:
     """All images of a set in its order, uint8 ``(B, C, H, W)``.
 
@@ -72,7 +72,7 @@ def image_batches(
         images: the set.
         size: of a batch; the last one of a part may be smaller.
         workers: processes that read beside this one.
-        parts: of the set, one after the other; all of it if left out.
+        parts: of the set, each by its indices, one after the other; all of it if left out.
     """
     order = _InOrder([range(len(images))] if parts is None else parts, size)  # type: ignore[arg-type]
     generator = torch.Generator()  # or it would take a draw from the global one
@@ -83,7 +83,7 @@ def image_batches(
 class _InOrder:
     """Batches of indices, made as they are asked for: a million numbers are not held at once."""
 
-    def __init__(self, parts: Sequence[range], size: int) -> None:
+    def __init__(self, parts: Sequence[Sequence[int]], size: int) -> None:
         self.parts, self.size = parts, size
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -23,7 +23,7 @@ class EmbeddedMNIST(ImageDataModule):
     shape = (1, 28, 28)
     num_classes = 10
     class_names = DIGITS
-    fid_feature = "mnist"
+    fid_feature = "digits"
 
     def load_images(self) -> tuple[ImageSet, ImageSet]:
         """The 9,000 training digits and the 1,000 held-out ones, both in the original order of MNIST."""
@@ -47,4 +47,4 @@ class MNIST(TorchvisionImages):
     shape = (1, 28, 28)
     num_classes = 10
     class_names = DIGITS
-    fid_feature = "mnist"
+    fid_feature = "digits"

@@ -1,6 +1,7 @@
 r"""Generated images against real ones, in features: four measures, each by the library that has it, and one of our own.
 
-- Fréchet distance ``fid`` (Heusel et al. 2017, arXiv:1706.08500), between the Gaussians of both sets: torchmetrics.
+- Fréchet distance ``fid`` (Heusel et al. 2017, arXiv:1706.08500), between the Gaussians of both sets: torchmetrics. As
+  ``fid_infinity`` also that of infinitely many images, extrapolated: `diffusion_lightning.metrics.extrapolation`.
 - Kernel distance ``kid`` (Bińkowski et al. 2018, arXiv:1801.01401): the unbiased estimate of the squared maximum mean
   discrepancy under the kernel (xᵀy/F + 1)³, mean over subsets: torchmetrics. Unlike ``fid`` its expectation does not
   depend on the number of images.
@@ -19,7 +20,7 @@ Values depend on the features and on the number of images, so both belong in the
 
 import re
 import warnings
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lightning.metrics.agreement import Agreement, tally
+from diffusion_lightning.metrics.extrapolation import MOST_PARTS, infinite_frechet_distance
 from diffusion_lightning.metrics.reference import Moments, Reference
 from diffusion_lightning.progress import progress_bar
 from diffusion_lightning.randomness import draw_some
@@ -43,8 +45,9 @@ class Scores:
     """What `evaluate` found.
 
     Attributes:
-        values: ``fid``, ``kid``, ``kid_std`` (over subsets), ``is``, ``is_std`` (over splits), ``precision``,
-            ``recall``, ``agreement``, ``agreement_error``, ``legible``, ``legible_error``; those that were asked for.
+        values: ``fid``, ``fid_infinity``, ``fid_infinity_error``, ``kid``, ``kid_std`` (over subsets), ``is``,
+            ``is_std`` (over splits), ``precision``, ``recall``, ``agreement``, ``agreement_error``, ``legible``,
+            ``legible_error``; those that were asked for.
         settings: by metric, what else decides its value.
     """
 
@@ -73,6 +76,17 @@ def is_spread(name: str, names: Container[str]) -> bool:
     return (of := re.sub(r"^(\w+)_(?:std|error)(?=[/@])", r"\1", name)) != name and of in names
 
 
+def spread_name(name: str, kind: Literal["std", "error"] = "std") -> str:
+    """What the spread, or the error, of a value is called: ``"kid_std/mnist@9"`` of ``"kid/mnist@9"``."""
+    return re.sub("(?=[/@])", f"_{kind}", name, count=1)
+
+
+def spread_of(name: str, values: Mapping[str, float]) -> float | None:
+    """The spread, else the error, that stands beside a value; None without any."""
+    keys = [spread_name(name, "std"), spread_name(name, "error")]
+    return next((values[key] for key in keys if key != name and key in values), None)
+
+
 def possible_metrics(network: nn.Module, has_features: bool, reads_classes: bool = False) -> tuple[MetricName, ...]:
     """Those of all metrics that a feature network allows and a reference, with features or with moments alone.
 
@@ -98,6 +112,7 @@ def evaluate(
     *,
     logits: Tensor | None = None,
     labels: Tensor | None = None,
+    extrapolate: bool = False,
     seed: int = 0,
     progress: bool = False,
 ) -> Scores:
@@ -109,11 +124,13 @@ def evaluate(
         metrics: which; see the module's beginning.
         logits: of the generated images, ``(N, K)``; needed for ``is`` and ``agreement`` alone.
         labels: the classes that were asked for, ``(N,)``, for ``agreement``; None if none were.
-        seed: decides the subsets and splits.
+        extrapolate: beside ``fid`` that of infinitely many images.
+        seed: decides the subsets, splits and parts.
         progress: show a bar.
 
     Raises:
-        ValueError: for fewer than two images, or a metric whose features or logits are missing.
+        ValueError: for fewer than two images, or too few to extrapolate, or a metric whose features or logits are
+            missing.
     """
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"features have shape {tuple(features.shape)}: must be (N, F), N at least 2")
@@ -123,7 +140,12 @@ def evaluate(
         for metric in wanted:
             match metric:
                 case "fid":
-                    scores.values["fid"] = frechet_distance(features, _moments(reference))
+                    moments = _moments(reference)
+                    scores.values["fid"] = frechet_distance(features, moments)
+                    if extrapolate:
+                        value, error = infinite_frechet_distance(features, moments, seed)
+                        scores.values |= {"fid_infinity": value, "fid_infinity_error": error}
+                        scores.settings["fid_infinity"] = {"most_parts": MOST_PARTS}
                 case "kid":
                     real = _features(reference, metric)
                     size = min(KID_SUBSET_SIZE, len(features), len(real))
@@ -158,12 +180,20 @@ def evaluate(
 
 def frechet_distance(features: Tensor, moments: Moments) -> float:
     """FID of features ``(N, F)`` against a mean and a covariance, in float64."""
+    return frechet_distances([features], moments)[0]
+
+
+def frechet_distances(sets: Sequence[Tensor], moments: Moments) -> list[float]:
+    """That of each of several sets of features."""
     from diffusion_lightning.metrics.fid import ReferenceFID  # here, as those below, for torchmetrics takes seconds
 
-    fid = ReferenceFID(_Identity(features.shape[1]))
+    fid = ReferenceFID(_Identity(sets[0].shape[1]))
     fid.set_moments(moments.mean, moments.covariance)
-    fid.update(features.double())
-    return fid.compute()
+    values = []
+    for features in sets:
+        fid.update(features.double())
+        values.append(fid.compute())
+    return values
 
 
 def kernel_distance(

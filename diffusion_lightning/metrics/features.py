@@ -120,7 +120,7 @@ class InceptionFeatures(nn.Module):
                 raise
             raise OSError(
                 f"the Inception weights could not be downloaded ({error}): give feature_weights, a local copy of "
-                f"{URL_INCEPTION_V3.rsplit('/', 1)[1]}, or, for pictures of digits alone, feature=mnist"
+                f"{URL_INCEPTION_V3.rsplit('/', 1)[1]}, or, for pictures of digits alone, feature=digits"
             ) from error
 
     def train(self, mode: bool = True) -> "InceptionFeatures":
@@ -176,6 +176,7 @@ class Feature:
         num_features: F, how many features an image has.
         takes_weights: whether its weights are downloaded, or a local file of them, and do not come with the package.
         suits: the shape (C, H, W) of examples that get these features where none are named.
+        before: the features that such examples got in earlier versions; a run that was begun in them goes on in them.
         is_published: whether statistics of F features, which do not say of which network, are taken to be of this one.
         classes: the names of the classes that its ``logits(features)`` are of, if data can have those very classes.
     """
@@ -184,6 +185,7 @@ class Feature:
     num_features: int
     takes_weights: bool = False
     suits: tuple[int, int, int] | None = None
+    before: str | None = None
     is_published: bool = False
     classes: tuple[str, ...] | None = None
 
@@ -193,10 +195,10 @@ FEATURES = {
     "inception_tf1": Feature(
         lambda weights: InceptionFeatures(weights, antialias=False), 2048, takes_weights=True, is_published=True
     ),
-    "mnist": Feature(
-        lambda weights: DigitFeatures(), 128, suits=(1, 28, 28), is_published=True, classes=tuple("0123456789")
+    "mnist": Feature(lambda weights: DigitFeatures(), 128, is_published=True, classes=tuple("0123456789")),
+    "digits": Feature(
+        lambda weights: JudgedDigitFeatures(), 128, suits=(1, 28, 28), before="mnist", classes=tuple("0123456789")
     ),
-    "digits": Feature(lambda weights: JudgedDigitFeatures(), 128, classes=tuple("0123456789")),
 }
 """All feature networks by their names. A new one is one more entry here, and nothing else."""
 

@@ -19,6 +19,7 @@ from diffusion_lightning.floats import has_float64
 from diffusion_lightning.home import default_cache
 from diffusion_lightning.metrics.features import fingerprint
 from diffusion_lightning.metrics.kept import forget_parts, part_path, parts_of, store, stored
+from diffusion_lightning.metrics.reference import Moments
 from diffusion_lightning.progress import progress_bar
 
 SUMS = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
@@ -41,7 +42,7 @@ class ReferenceFID:
         self.metric.inception = nn.Identity()  # it is given features, not images
         self.metric.orig_dtype = torch.float32  # torchmetrics sets it on an update, which a process may never see
         self.cache = cache if cache is not None else default_cache()
-        self._features_id = fingerprint(features)
+        self.features_id = fingerprint(features)
         self._device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:
@@ -149,7 +150,7 @@ class ReferenceFID:
     def _sums(self, images: Iterable[Tensor], bar: tqdm | None = None) -> list[Tensor]:
         total, products, count = self._nothing()
         for batch in images:
-            features = self._features(batch).to(self.metric.device).double()
+            features = self.features_of(batch).to(self.metric.device).double()
             total += features.sum(dim=0)
             products += features.t().mm(features)
             count += len(features)
@@ -158,8 +159,8 @@ class ReferenceFID:
         return [total, products, count]
 
     @torch.no_grad()
-    def _features(self, images: Tensor) -> Tensor:
-        """Those of a batch, where the network is."""
+    def features_of(self, images: Tensor) -> Tensor:
+        """The features ``(B, F)`` of uint8 images ``(B, C, H, W)``, computed where :meth:`to` put the network."""
         return self.features(images.to(self._device)).reshape(len(images), -1)
 
     def _nothing(self) -> list[Tensor]:
@@ -184,7 +185,7 @@ class ReferenceFID:
         return bool(told)
 
     def _path(self, data_id: str) -> Path:
-        return self.cache / "fid" / f"{data_id}-{self._features_id}.safetensors"
+        return self.cache / "fid" / f"{data_id}-{self.features_id}.safetensors"
 
     def _stored(self, path: Path, count: int | None = None) -> list[Tensor] | None:
         """The sums in a file, if they are of as many features, and of so many images, or at least one."""
@@ -215,9 +216,16 @@ class ReferenceFID:
         self.metric.real_features_cov_sum = (covariance + 2 * torch.outer(mean, mean)).double().to(device)
         self.metric.real_features_num_samples = torch.tensor(2, device=device)
 
+    @property
+    def moments(self) -> Moments:
+        """Those of the real images' features, in the process that has them."""
+        total, products, count = (getattr(self.metric, name).cpu() for name in SUMS)
+        mean = total / count
+        return Moments(mean, (products - count * torch.outer(mean, mean)) / (count - 1))
+
     def update(self, images: Tensor) -> Tensor:
         """Add generated images, uint8 ``(B, C, H, W)``; returns their features ``(B, F)``, where the network is."""
-        features = self._features(images)
+        features = self.features_of(images)
         self.metric.update(features.to(self.metric.device), real=False)
         return features
 

@@ -176,7 +176,10 @@ def _evaluations(runs: Sequence[Run]) -> dict[str, Any]:
         {
             "run": index,
             "of": evaluation,
-            "cells": [(evaluation.metrics.get(metric), best[metric][row]) for metric in metrics],
+            "cells": [
+                (evaluation.metrics.get(metric), evaluation.spreads.get(metric), best[metric][row])
+                for metric in metrics
+            ],
         }
         for row, (index, evaluation) in enumerate(found)
     ]

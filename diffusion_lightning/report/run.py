@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from diffusion_lightning.loggers.metrics_table import read_rows
-from diffusion_lightning.metrics.evaluation import is_spread
+from diffusion_lightning.metrics.evaluation import is_spread, spread_of
 from diffusion_lightning.report.origin import Origin, read_origin
 
 EPOCH_FILE = re.compile(r"epoch=(\d+)\.(png|gif)")
@@ -35,6 +35,7 @@ class Evaluation:
         nfe: network evaluations of a sample.
         num: samples.
         metrics: by name, without their spreads.
+        spreads: of those that have one, their standard deviation or error, by the metric's name.
     """
 
     checkpoint: str
@@ -43,6 +44,7 @@ class Evaluation:
     nfe: float | None
     num: float | None
     metrics: dict[str, float]
+    spreads: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,11 @@ def _evaluations(path: Path, flaws: list[str]) -> list[Evaluation]:
                     str(name): float(value)
                     for name, value in entry["metrics"].items()
                     if not is_spread(name, entry["metrics"])
+                },
+                spreads={
+                    str(name): float(spread)
+                    for name in entry["metrics"]
+                    if (spread := spread_of(name, entry["metrics"])) is not None
                 },
             )
             for entry in content.get("sweep", [content])

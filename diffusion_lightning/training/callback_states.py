@@ -22,8 +22,11 @@ def keep_settings(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
 
     A ``Timer``, the trainer's ``max_time`` among them, counts from this start on. An ``EarlyStopping`` that had ended
     the training has its patience anew; while ``min_epochs`` or ``min_steps`` keep the training going, it still ends it
-    then.
+    then. What is named by what the run has measured takes its name of then (``go_on_from``).
     """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if (go_on_from := getattr(callback, "go_on_from", None)) is not None:
+            go_on_from(checkpoint, trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         state = checkpoint.get("callbacks", {}).get(callback.state_key)
         if state is None:

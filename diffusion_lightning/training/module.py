@@ -231,7 +231,6 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
             self.epoch_loss.forget()
             self.skipping.begin()
             self._ends_after_step = False
-            self.watchers.begin(self.trainer, self)
         self._data.begin(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
         if self.shape is None and data is not None and hasattr(data, "shape"):
@@ -264,10 +263,15 @@ class ScoreModule(TakesSteps, Restores, DrawsSamples, LightningModule):
             self.ema.take_over(p for p in self.network.parameters() if p.requires_grad)
 
     def on_fit_start(self) -> None:
+        """Look who waits for which metric, which in a run that goes on is named as it was; and compile the network."""
+        self.watchers.begin(self.trainer, self)
+        self._compile_once()
+
+    def on_validation_start(self) -> None:
         """Compile the network if that was asked for: now it is on its device."""
         self._compile_once()
 
-    on_validation_start = on_test_start = on_predict_start = on_fit_start
+    on_test_start = on_predict_start = on_validation_start
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what the network draws (dropout): it does not depend on what came before."""

@@ -1,5 +1,7 @@
 """What a checkpoint holds of a run beside its weights, and how the run goes on from it."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,12 @@ def write_run(module: "ScoreModule", checkpoint: dict[str, Any]) -> None:
         "groups": asdict(module.groups) if module.groups is not None else None,
         "used": module.watchers.write(module.trainer),
     }
+
+
+def metrics_of(checkpoint: Mapping[str, Any]) -> set[str]:
+    """The names of the metrics that a checkpoint's run has logged, or its callbacks wait for."""
+    waited_for = re.findall(r"'monitor': '([^']+)'", " ".join(checkpoint.get("callbacks") or {}))
+    return {*checkpoint[KEY].get("metrics", {}), *waited_for}
 
 
 class Resumption:

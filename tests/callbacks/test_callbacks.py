@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor, nn
@@ -35,9 +36,14 @@ from diffusion_lightning.callbacks import progress, sample_grid
 from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, leave_picture, share
 from diffusion_lightning.data.tensor_images import TensorImages
 from diffusion_lightning.images import image_grid, to_uint8, visible
+from diffusion_lightning.metrics.extrapolation import infinite_frechet_distance
 from diffusion_lightning.metrics.features import DigitFeatures
 from diffusion_lightning.metrics.fid import ReferenceFID
+from diffusion_lightning.metrics.kernel_distance import KernelDistance
+from diffusion_lightning.metrics.reference import Moments
 from diffusion_lightning.randomness import Stream, derive_seed
+from diffusion_lightning.training.checkpoint_file import KEY, load_checkpoint
+from diffusion_lightning.training.resumption import metrics_of
 
 FROZEN = partial(torch.optim.SGD, lr=0.0)
 
@@ -353,10 +359,10 @@ def test_fid_is_logged_by_its_name(fit, short_data, tmp_path):
     watch = Unmoved(callback)
     trainer = fit(callback, data=short_data())
     assert watch.checked == 1
-    assert callback.name == "fid/mnist@7"
-    value = trainer.callback_metrics["fid/mnist@7"].item()
+    assert callback.name == "fid/digits@7"
+    value = trainer.callback_metrics["fid/digits@7"].item()
     assert value > 0
-    logged = [row["fid/mnist@7"] for row in rows(fit.folder / "metrics.csv") if row["fid/mnist@7"]]
+    logged = [row["fid/digits@7"] for row in rows(fit.folder / "metrics.csv") if row["fid/digits@7"]]
     assert [float(x) for x in logged] == pytest.approx([value])
     assert len(list((tmp_path / "cache" / "fid").iterdir())) == 1
 
@@ -402,6 +408,31 @@ def test_fid_after_validate_and_test(make_module, make_trainer, short_data, tmp_
     trainer = make_trainer(callbacks=[callback], limit_test_batches=1)
     (metrics,) = getattr(trainer, stage)(make_module(), datamodule=short_data(), verbose=False)
     assert set(metrics) == {f"{stage.replace('validate', 'val')}/loss", "fid/patches@4"}
+
+
+def few(data: Any, count: int = 300) -> Any:
+    """The data with so few training images."""
+    train, held_out = data.sets()
+    data._images = TensorImages(train.images[:count], train.labels[:count]), held_out
+    return data
+
+
+def test_the_kernel_distance_and_the_extrapolated_fid_of_the_same_samples(make_module, fit, make_data, tmp_path):
+    module, data = make_module(ema_decay=0.5), few(make_data())
+    network, cache = Patches(), tmp_path / "cache"
+    callback = FIDCallback(EulerMaruyama(2), 70, network, batch_size=32, cache=str(cache), extrapolate=True)
+    found = fit(callback, module=module, data=data).callback_metrics
+    generator = torch.Generator().manual_seed(derive_seed(0, 0, Stream.FID))
+    batches = [module.sample(EulerMaruyama(2), size, generator=generator) for size in (32, 32, 6)]
+    features, real = network(to_uint8(torch.cat(batches))), network(data.train_images.images)
+    assert found["kid/patches@70"].item() == pytest.approx(KernelDistance(real)(features), rel=1e-4)
+    value, error = infinite_frechet_distance(features, Moments.of(real), seed=0)
+    assert found["fid_infinity/patches@70"].item() == pytest.approx(value, rel=1e-3)
+    assert found["fid_infinity_error/patches@70"].item() == pytest.approx(error, rel=1e-3)
+    assert len(list((cache / "features").iterdir())) == 1
+    line = "num_samples=67: must be at least 68 to extrapolate FID in 16 features; or leave extrapolate out"
+    with pytest.raises(ValueError, match=line):
+        FIDCallback(num_samples=67, feature=network, extrapolate=True).check(module, data)
 
 
 @pytest.fixture
@@ -520,16 +551,16 @@ def test_samples_that_are_real_digits_are_read_as_those_are(labelled, fit, short
     drawn = torch.cat([(held_out.labels == digit).nonzero()[digit:100:10, 0] for digit in range(10)])
     p, q = (share[drawn].double().mean().item() for share in (agree, legible))
     assert found == {
-        "agreement/mnist@200": pytest.approx(p),
-        "agreement_error/mnist@200": pytest.approx(math.sqrt(p * (1 - p) / 200)),
-        "agreement/mnist_real@1000": pytest.approx(agree.double().mean().item()),
-        "legible/mnist@200": pytest.approx(q),
-        "legible_error/mnist@200": pytest.approx(math.sqrt(q * (1 - q) / 200)),
-        "legible/mnist_real@1000": pytest.approx(legible.double().mean().item()),
+        "agreement/digits@200": pytest.approx(p),
+        "agreement_error/digits@200": pytest.approx(math.sqrt(p * (1 - p) / 200)),
+        "agreement/digits_real@1000": pytest.approx(agree.double().mean().item()),
+        "legible/digits@200": pytest.approx(q),
+        "legible_error/digits@200": pytest.approx(math.sqrt(q * (1 - q) / 200)),
+        "legible/digits_real@1000": pytest.approx(legible.double().mean().item()),
     }
-    assert min(found["agreement/mnist@200"], found["legible/mnist@200"]) > 0.97
-    (logged,) = (row for row in rows(fit.folder / "metrics.csv") if row["agreement/mnist@200"])
-    assert float(logged["legible/mnist@200"]) == pytest.approx(q)
+    assert min(found["agreement/digits@200"], found["legible/digits@200"]) > 0.97
+    (logged,) = (row for row in rows(fit.folder / "metrics.csv") if row["agreement/digits@200"])
+    assert float(logged["legible/digits@200"]) == pytest.approx(q)
 
 
 def test_samples_of_another_class_than_asked_for_do_not_agree_and_are_legible(
@@ -537,15 +568,15 @@ def test_samples_of_another_class_than_asked_for_do_not_agree_and_are_legible(
 ):
     real_samples(shift=1)
     found = read(fit(FIDCallback(num_samples=100, cache=str(tmp_path)), module=labelled, data=short_data()))
-    assert found["agreement/mnist@100"] < 0.02
-    assert found["legible/mnist@100"] > 0.97
+    assert found["agreement/digits@100"] < 0.02
+    assert found["legible/digits@100"] > 0.97
 
 
 def test_of_a_network_without_classes_legibility_alone(fit, short_data, real_samples, tmp_path):
     real_samples()
     found = read(fit(FIDCallback(num_samples=100, cache=str(tmp_path)), data=short_data()))
-    assert found.keys() == {"legible/mnist@100", "legible_error/mnist@100", "legible/mnist_real@1000"}
-    assert found["legible/mnist@100"] > 0.97
+    assert found.keys() == {"legible/digits@100", "legible_error/digits@100", "legible/digits_real@1000"}
+    assert found["legible/digits@100"] > 0.97
 
 
 @pytest.mark.parametrize("letters", [list("abcdefghij"), None])
@@ -554,7 +585,7 @@ def test_nothing_is_read_of_other_classes_than_the_classifiers(labelled, fit, sh
     data.class_names = letters
     trainer = fit(FIDCallback(num_samples=20, cache=str(tmp_path)), module=labelled, data=data)
     assert read(trainer) == {}
-    assert "fid/mnist@20" in trainer.callback_metrics
+    assert "fid/digits@20" in trainer.callback_metrics
 
 
 # ---- samples that are not finite
@@ -590,9 +621,9 @@ def test_fid_of_a_sample_that_is_not_finite_is_nan(fit, short_data, broken, tmp_
 def test_nothing_is_read_in_samples_that_are_not_finite(fit, short_data, broken, tmp_path):
     with pytest.warns(UserWarning, match="1 of 8 samples are not finite"):
         found = read(fit(FIDCallback(num_samples=8, cache=str(tmp_path)), data=short_data()))
-    real = found.pop("legible/mnist_real@1000")
+    real = found.pop("legible/digits_real@1000")
     assert real > 0.98
-    assert found.keys() == {"legible/mnist@8", "legible_error/mnist@8"}
+    assert found.keys() == {"legible/digits@8", "legible_error/digits@8"}
     assert all(map(math.isnan, found.values()))
 
 
@@ -632,7 +663,7 @@ def test_features_by_the_data_or_by_name(make_module, make_trainer, make_data):
         callback.setup(SimpleNamespace(datamodule=data), make_module(), "fit")
         return callback
 
-    assert made("auto", make_data()).name == "fid/mnist@4"
+    assert made("auto", make_data()).name == "fid/digits@4"
     assert isinstance(made("mnist", make_data())._fid.features, DigitFeatures)
     with pytest.raises(
         ValueError,
@@ -641,6 +672,52 @@ def test_features_by_the_data_or_by_name(make_module, make_trainer, make_data):
         made("nonsense", make_data())
     with pytest.raises(ValueError, match=r"LightningDataModule has no fid_reference\(\)"):
         made("auto", LightningDataModule())
+
+
+FEW = {"enable_checkpointing": True, "limit_train_batches": 1}
+
+
+def test_an_old_run_goes_on_in_the_features_that_it_was_begun_in(fit, short_data, caplog, tmp_path):
+    """Its best checkpoint, and what waits for the old name, go on; a new run is in the new features."""
+
+    def run(feature: str, epochs: int, ckpt: Path | None = None, *more: Callback) -> Any:
+        fid = FIDCallback(EulerMaruyama(1), num_samples=4, feature=feature, cache=str(tmp_path))
+        callbacks = fid, BestCheckpoint(), LastCheckpoint(), *more
+        return fit(*callbacks, data=short_data(), ckpt=ckpt, max_epochs=epochs, **FEW)
+
+    values = [run("mnist", 1).callback_metrics["fid/mnist@4"].item()]
+    last = fit.folder / "checkpoints" / "last.ckpt"
+    old = last.read_bytes()
+    assert metrics_of(load_checkpoint(last)) >= {"fid/mnist@4", "val/loss"}
+    with caplog.at_level("INFO"):
+        trainer = run("auto", 2, last, EarlyStopping("fid/mnist@4", patience=9))
+    assert "FIDCallback: feature=auto stays mnist, in which this run has been measured so far" in caplog.text
+    best = next(c for c in trainer.callbacks if isinstance(c, BestCheckpoint))
+    assert best.monitor == "fid/mnist@4"
+    values.append(trainer.callback_metrics["fid/mnist@4"].item())
+    assert values[0] != values[1]
+    assert best.best_model_score.item() == min(values)
+    assert not any("digits" in name for name in trainer.callback_metrics)
+
+    caplog.clear()
+    last.write_bytes(old)
+    with caplog.at_level("INFO"):
+        trainer = run("digits", 2, last)
+    best = next(c for c in trainer.callbacks if isinstance(c, BestCheckpoint))
+    assert best.monitor == "fid/digits@4"
+    assert best.best_model_score == trainer.callback_metrics["fid/digits@4"]  # not compared with that in others
+    assert "stays mnist" not in caplog.text
+    assert (
+        "BestCheckpoint: chosen by fid/digits@4 from now on, before it was by fid/mnist@4: those values do not compare"
+        in caplog.text
+    )
+
+
+def test_what_waits_for_a_name_says_in_which_features_a_run_was_begun():
+    """Before the first FID nothing else does."""
+    states = {"BestCheckpoint{'monitor': 'fid/mnist@4', 'mode': 'min'}": {}, "LastCheckpoint{'monitor': None}": {}}
+    assert metrics_of({"callbacks": states, KEY: {}}) == {"fid/mnist@4"}
+    assert metrics_of({KEY: {"metrics": {"val/loss": 1.0}}}) == {"val/loss"}
 
 
 # ---- checkpoints

@@ -68,9 +68,9 @@ VALUES = {
 """Logged at each of the eight steps."""
 
 EPOCHS_VALUES = {
-    *("train/loss_epoch", "val/loss_unconditional", "val/loss", "fid/mnist@12"),
+    *("train/loss_epoch", "val/loss_unconditional", "val/loss", "fid/digits@12"),
     *(f"{share}/{of}" for share in ("agreement", "legible") for of in ("mnist@12", "mnist_real@1000")),
-    *("agreement_error/mnist@12", "legible_error/mnist@12"),
+    *("agreement_error/digits@12", "legible_error/digits@12"),
     *(f"time/{part}" for part in ("data", "step", "sampling", "evaluation", "checkpoint", "other")),
 }
 """Logged with the last step of each epoch."""

@@ -163,7 +163,7 @@ def test_a_run_leaves_its_folder(runs, first):
 
     table = rows(first.folder)
     assert [row["step"] for row in table if "train/loss_step" in row] == ["0", "1", "2"]
-    for name in ("train/loss_epoch", "val/loss", "fid/mnist@12"):
+    for name in ("train/loss_epoch", "val/loss", "fid/digits@12"):
         (row,) = (row for row in table if name in row)
         assert row["step"] == "2"
         assert float(row[name]) > 0
@@ -174,7 +174,7 @@ def test_the_last_lines_say_what_to_do_next(runs, first):
     assert lines[0].endswith("everything is in runs/quickstart/version_0")
     said = dict(line.split(maxsplit=1) for line in lines[1:6])
     assert said.keys() == {"result", "pictures", "W&B", "sample", "resume"}
-    assert "fid/mnist@12 " in said["result"]
+    assert "fid/digits@12 " in said["result"]
     assert "val/loss " in said["result"]
     assert (runs.folder / said["pictures"]).is_file()
     assert said["W&B"].startswith("wandb sync ")
@@ -202,7 +202,7 @@ def test_the_bars_show_loss_rate_and_time_left(first):
     (bar, *_) = (part for part in first.out.splitlines()[::-1] if part.startswith("Epoch 0: 100%"))
     assert all(word in bar for word in ("train/loss_step=", "images/s=", "left=00:00"))
     assert "DPMSolverPlusPlus:" in first.err
-    assert "fid/mnist@12:" in first.err
+    assert "fid/digits@12:" in first.err
 
 
 def test_the_sampling_command_it_names_works(runs, first, monkeypatch, capsys):
@@ -234,7 +234,7 @@ def test_the_wandb_run_holds_it_all(runs, first):
         for k, v in values.items()
         if k.startswith(("train/", "val/", "fid/", "agreement", "legible", "perf/", "time/", "epoch"))
     }
-    assert {("train/loss_step", "0"), ("val/loss", "2"), ("fid/mnist@12", "2")} <= in_wandb.keys()
+    assert {("train/loss_step", "0"), ("val/loss", "2"), ("fid/digits@12", "2")} <= in_wandb.keys()
     assert in_wandb == pytest.approx(in_csv)
 
     (samples,) = (values["samples"] for values in run.history if "samples" in values)
@@ -289,11 +289,11 @@ def test_a_resumed_run_goes_on_in_its_folder(runs, first, resumed):
     assert [entry[1:] for entry in logged if entry[0] == "train/loss_step"] == [
         ("0", "0"), ("1", "0"), ("2", "0"), ("3", "1"), ("4", "1"), ("5", "1"),
     ]  # fmt: skip
-    assert [entry[1:] for entry in logged if entry[0] == "fid/mnist@12"] == [("2", "0"), ("5", "1")]
+    assert [entry[1:] for entry in logged if entry[0] == "fid/digits@12"] == [("2", "0"), ("5", "1")]
 
 
 def test_the_best_checkpoint_is_the_one_of_the_lower_fid(runs, resumed):
-    fids = [float(row["fid/mnist@12"]) for row in rows(resumed.folder) if "fid/mnist@12" in row]
+    fids = [float(row["fid/digits@12"]) for row in rows(resumed.folder) if "fid/digits@12" in row]
     assert (resumed.folder / "checkpoints" / f"epoch={fids.index(min(fids)):04d}.ckpt").is_file()
 
 
@@ -481,7 +481,7 @@ def test_validate_and_test_measure_and_write_nothing(runs, here, capsys, command
     )
     shown = capsys.readouterr().out
     assert name in shown
-    assert "fid/mnist@12" in shown
+    assert "fid/digits@12" in shown
     assert tree(here) == before
 
 
@@ -777,7 +777,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "FID without a network": (
         (*FIT, "--trainer.callbacks+", "FIDCallback", "--trainer.callbacks.feature", "inception"),
         "FIDCallback: the Inception weights could not be downloaded (no network): give feature_weights, a local copy "
-        "of weights-inception-2015-12-05-6726825d.pth, or, for pictures of digits alone, feature=mnist; or leave FID "
+        "of weights-inception-2015-12-05-6726825d.pth, or, for pictures of digits alone, feature=digits; or leave FID "
         "out: --config configs/overlays/without_fid.yaml",
     ),
     "validate with other classes": (

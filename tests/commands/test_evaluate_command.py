@@ -102,7 +102,7 @@ def draw(sampler=None, num: int = 12, batch_size: int = 256, seed: int = 0) -> t
 
 def test_everything_about_a_checkpoint_of_a_run(here, capsys):
     done = results(capsys, "--num", "12", "--seed", "3", "--batch_size", "5", "--bits_per_dim", "4")
-    assert done.folder == Path("run/evaluations/step=3_Heun-steps=2_num=12_seed=3_mnist_EmbeddedMNIST")
+    assert done.folder == Path("run/evaluations/step=3_Heun-steps=2_num=12_seed=3_digits_EmbeddedMNIST")
     assert done.files == {"results.json", "results.md", "neighbours.png", "worst.png"}
 
     network, data = DigitFeatures(), EmbeddedMNIST()
@@ -119,7 +119,7 @@ def test_everything_about_a_checkpoint_of_a_run(here, capsys):
     assert sum(map(len, data.fid_reference())) == 9000
     metrics = done.found["metrics"]
     for name, value in expected.values.items():
-        assert metrics.pop(f"{name}/mnist@12") == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        assert metrics.pop(f"{name}/digits@12") == pytest.approx(value, rel=1e-4, abs=1e-6), name
     module = ScoreModule.load_from_checkpoint("run/checkpoints/last.ckpt").eval()
     images, labels = data.held_out_images[draw_some(4, 1000, seed=3)]
     with module.ema_weights():
@@ -130,7 +130,7 @@ def test_everything_about_a_checkpoint_of_a_run(here, capsys):
     held_out = data.held_out_images
     of_real = Agreement.of(tally(network.logits(network(held_out.images)), held_out.labels), asked=True)
     for name, value in (of_real.shares | of_real.errors).items():
-        assert metrics.pop(f"{name}/mnist_real@1000") == pytest.approx(value), name
+        assert metrics.pop(f"{name}/digits_real@1000") == pytest.approx(value), name
     assert metrics == {}
 
     found = done.found
@@ -140,7 +140,7 @@ def test_everything_about_a_checkpoint_of_a_run(here, capsys):
         "num": 12,
         "seed": 3,
         "precision": "32-true",
-        "feature": "mnist",
+        "feature": "digits",
         "reference": "EmbeddedMNIST",
     }
     assert (found["checkpoint"], found["step"], found["epoch"]) == ("run/checkpoints/last.ckpt", 3, 0)
@@ -154,7 +154,7 @@ def test_everything_about_a_checkpoint_of_a_run(here, capsys):
     assert found["settings"]["agreement"] == {"held_out": 1000, "of": 1000, "seed": 3}
     sure = least_sure(network.logits(features), torch.arange(12) % 10)[1]
     assert found["worst"] == {"shown": 12, "highest": pytest.approx(sure.max().item(), rel=1e-3), "asked": True}
-    assert "| fid/mnist@12 " in done.out
+    assert "| fid/digits@12 " in done.out
     assert "| sampler " in done.out
     assert done.out.split("Everything")[0].strip() in (done.folder / "results.md").read_text()
     with Image.open(done.folder / "neighbours.png") as picture:
@@ -187,7 +187,8 @@ def test_nothing_is_read_where_the_model_has_other_classes_than_the_classifier(h
     with pytest.raises(SystemExit):
         cli.main(["evaluate", *LAST, "--num", "4", "--metrics", "[agreement]"])
     line = (
-        "metrics: agreement needs features of a classifier of the model's own classes, as mnist (0 1 2 3 4 5 6 7 8 9)"
+        "metrics: agreement needs features of a classifier of the model's own classes, as mnist (0 1 2 3 4 5 6 7 8 9), "
+        "digits (0 1 2 3 4 5 6 7 8 9)"
     )
     assert f"lightning: error: {line}: leave it out" in capsys.readouterr().err
 
@@ -195,7 +196,7 @@ def test_nothing_is_read_where_the_model_has_other_classes_than_the_classifier(h
 def test_agreement_alone_needs_no_data(here, capsys):
     shutil.move("run/checkpoints/last.ckpt", "lone.ckpt")
     found = results(capsys, "--ckpt_path", "lone.ckpt", "--num", "4", "--metrics", "[agreement]")
-    names = {f"{name}/mnist@4" for name in ("agreement", "agreement_error", "legible", "legible_error")}
+    names = {f"{name}/digits@4" for name in ("agreement", "agreement_error", "legible", "legible_error")}
     assert set(found.found["metrics"]) == names
     assert found.files == {"results.json", "results.md", "worst.png"}
 
@@ -255,9 +256,9 @@ def test_nothing_is_measured_of_samples_that_are_not_finite(here, capsys, monkey
     names = ("fid", "kid", "kid_std", "is", "precision", "recall")
     names += ("agreement", "agreement_error", "legible", "legible_error")
     of_samples = {name: value for name, value in done.found["metrics"].items() if "_real@" not in name}
-    assert set(of_samples) == {f"{name}/mnist@12" for name in names}
+    assert set(of_samples) == {f"{name}/digits@12" for name in names}
     assert all(math.isnan(value) for value in of_samples.values())
-    assert re.search(r"\| fid/mnist@12 +\| nan", done.out)
+    assert re.search(r"\| fid/digits@12 +\| nan", done.out)
 
 
 def test_results_are_never_overwritten(here, capsys):
@@ -292,7 +293,7 @@ def test_a_sweep_from_the_same_starts(here, capsys):
         ("EulerMaruyama(steps=2)", 2),
         ("EulerMaruyama(steps=3)", 3),
     ]
-    fids = [entry["metrics"]["fid/mnist@6"] for entry in entries]
+    fids = [entry["metrics"]["fid/digits@6"] for entry in entries]
     assert len(set(fids)) == 6
     best = entries[fids.index(min(fids))]
     assert done.found["best"] == best["sampler"]
@@ -303,6 +304,54 @@ def test_a_sweep_from_the_same_starts(here, capsys):
     # what comes before in a sweep changes nothing: each is as if it were alone
     alone = results(capsys, "--num", "6", "--metrics", "[fid, is]", "--sampler", "Heun", "--sampler.steps", "3")
     assert alone.found["metrics"] == entries[1]["metrics"]
+
+
+def test_several_seeds_and_the_distance_of_infinitely_many_samples(here, capsys):
+    options = (
+        "--num",
+        "516",
+        "--metrics",
+        "[fid, agreement]",
+        "--neighbours",
+        "0",
+        "--seed",
+        "4",
+        "--batch_size",
+        "516",
+    )
+    done = results(capsys, *options, "--seeds", "2", "--extrapolate", "true")
+    assert "_num=516_seeds=4-5_digits_" in done.folder.name
+    network, data = DigitFeatures(), EmbeddedMNIST()
+    reference = Reference.of_images("x", data.fid_reference(), network, "x")
+    each = []
+    for seed in (4, 5):
+        features = network(draw(num=516, batch_size=516, seed=seed))
+        each.append(
+            evaluate(
+                features,
+                reference,
+                ["fid", "agreement"],
+                logits=network.logits(features),
+                labels=torch.arange(516) % 10,
+                extrapolate=True,
+                seed=seed,
+            ).values
+        )
+    for found, expected in zip(done.found["by_seed"], each, strict=True):
+        assert found == {f"{name}/digits@516": pytest.approx(value, rel=1e-3) for name, value in expected.items()}
+    metrics = done.found["metrics"]
+    of_samples = {name for name in metrics if "_real@" not in name}
+    names = ("fid", "fid_infinity", "agreement", "legible")
+    assert of_samples == {f"{name}{spread}/digits@516" for name in names for spread in ("", "_std")}
+    for name in names:
+        first, second = (values[name] for values in each)
+        assert metrics[f"{name}/digits@516"] == pytest.approx((first + second) / 2, rel=1e-3)
+        assert metrics[f"{name}_std/digits@516"] == pytest.approx(abs(first - second) / 2**0.5, rel=0.05, abs=1e-6)
+    assert done.found["seeds"] == [4, 5]
+    assert "Settings: seeds=2, " in done.out
+    shown = f"{metrics['fid/digits@516']:.4g} ± {metrics['fid_std/digits@516']:.2g}"
+    assert shown in done.out
+    assert "of each of the seeds 4 to 5, mean ± standard" in (done.folder / "results.md").read_text()
 
 
 def test_a_sweep_over_the_steps_of_the_checkpoints_sampler(here, capsys):
@@ -344,8 +393,8 @@ def test_an_exported_reference_gives_the_same_distance(here, capsys):
     images = results(capsys, *common, "--export_reference", "stats.npz")
     moments = results(capsys, *common, "--reference", "stats.npz")
     assert moments.found["reference"] == "stats.npz"
-    assert moments.found["feature"] == "mnist"
-    fid = "fid/mnist@6"
+    assert moments.found["feature"] == "digits"
+    fid = "fid/digits@6"
     assert moments.found["metrics"][fid] == pytest.approx(images.found["metrics"][fid], rel=1e-6)
     read = {"agreement", "agreement_error", "legible", "legible_error"}
     assert {name.split("/")[0] for name in moments.found["metrics"]} == {"fid", "is", *read}
@@ -373,8 +422,8 @@ def test_samples_in_a_folder_as_reference_find_themselves(here, capsys):
         Image.fromarray(image[0].numpy()).save(path)
     found = results(capsys, "--num", "8", "--reference", "pictures").found
     assert found["reference"] == "pictures"
-    assert found["metrics"]["fid/mnist@8"] == pytest.approx(0, abs=1e-2)
-    assert found["metrics"]["precision/mnist@8"] == found["metrics"]["recall/mnist@8"] == 1
+    assert found["metrics"]["fid/digits@8"] == pytest.approx(0, abs=1e-2)
+    assert found["metrics"]["precision/digits@8"] == found["metrics"]["recall/digits@8"] == 1
     assert found["neighbours"]["pixels"]["closest_shown"] == 0
     assert found["neighbours"]["features"]["closest_shown"] == pytest.approx(0, abs=1e-4)
     assert found["neighbours"]["copies"] == 8
@@ -411,7 +460,7 @@ def test_a_terminal_gets_a_framed_table(here, capsys, monkeypatch):
     cli.main(["evaluate", *LAST, "--num", "3", "--metrics", "[is]"])
     out = capsys.readouterr().out
     assert "───" in out
-    assert "is/mnist@3" in out
+    assert "is/digits@3" in out
 
 
 @pytest.mark.parametrize(
@@ -503,6 +552,15 @@ MISTAKES = {
     "output in a file": (("--output", "config.yaml/x"), "output='config.yaml/x': no folder can be made there"),
     "output is a file": (("--output", "config.yaml"), "output='config.yaml': no folder can be made there"),
     "another device": (("--device", "abacus"), "device='abacus': cannot be used here"),
+    "no seeds": (("--seeds", "0"), "seeds=0: must be at least 1"),
+    "too few to extrapolate": (
+        ("--num", "515", "--extrapolate", "true", "--feature", "digits"),
+        "num=515: must be at least 516 to extrapolate FID in the 128 features digits; or leave --extrapolate out",
+    ),
+    "no FID to extrapolate": (
+        ("--metrics", "[is]", "--extrapolate", "true"),
+        "extrapolate: FID is not among --metrics is: add fid, or leave it out",
+    ),
     "misspelt option": (("--nmu", "3"), "unknown option --nmu (did you mean --num?)"),
 }
 

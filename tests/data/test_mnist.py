@@ -58,7 +58,7 @@ def no_network(monkeypatch):
 
 def test_embedded_digits_are_the_first_900_and_the_last_100_of_each_class():
     data = EmbeddedMNIST()
-    assert (data.shape, data.num_classes, data.fid_feature) == ((1, 28, 28), 10, "mnist")
+    assert (data.shape, data.num_classes, data.fid_feature) == ((1, 28, 28), 10, "digits")
     with files("diffusion_lightning.data").joinpath("embedded/mnist_10k.npz").open("rb") as file:
         arrays = np.load(file)
         images, labels = arrays["images"], arrays["labels"]
@@ -82,7 +82,7 @@ def test_embedded_digits_look_like_digits():
 
 def test_mnist_reads_torchvisions_layout(root, arrays, no_network):
     data = MNIST(root=str(root), batch_size=5)
-    assert (data.root, data.shape, data.num_classes, data.fid_feature) == (str(root), (1, 28, 28), 10, "mnist")
+    assert (data.root, data.shape, data.num_classes, data.fid_feature) == (str(root), (1, 28, 28), 10, "digits")
     data.prepare_data()
     for part, images in (("train", data.train_images), ("t10k", data.held_out_images)):
         pixels, labels = arrays[part]

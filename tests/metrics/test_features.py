@@ -331,7 +331,7 @@ class TestInceptionFeatures:
         message = str(error.value)
         assert "feature_weights" in message
         assert "weights-inception-2015-12-05-6726825d.pth" in message
-        assert "for pictures of digits alone, feature=mnist" in message
+        assert "for pictures of digits alone, feature=digits" in message
         assert "\n" not in message
         assert error.value.__cause__ is failure
 
@@ -422,7 +422,7 @@ def test_the_table_says_what_is_so() -> None:
 
 
 def test_the_shape_chooses_the_features_and_their_number_those_of_published_statistics() -> None:
-    assert auto_feature((1, 28, 28)) == "mnist"
+    assert auto_feature((1, 28, 28)) == "digits"
     assert auto_feature((3, 28, 28)) == auto_feature((1, 32, 32)) == "inception"
     assert published_feature(128) == "mnist"
     assert published_feature(2048) == "inception_tf1"
