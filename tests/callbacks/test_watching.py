@@ -68,8 +68,8 @@ VALUES = {
 """Logged at each of the eight steps."""
 
 EPOCHS_VALUES = {
-    *("train/loss_epoch", "val/loss_unconditional", "val/loss", "fid/digits@12"),
-    *(f"{share}/{of}" for share in ("agreement", "legible") for of in ("mnist@12", "mnist_real@1000")),
+    *("train/loss_epoch", "val/loss_unconditional", "val/loss", "fid/digits@12", "kid/digits@12"),
+    *(f"{share}/{of}" for share in ("agreement", "legible") for of in ("digits@12", "digits_real@1000")),
     *("agreement_error/digits@12", "legible_error/digits@12"),
     *(f"time/{part}" for part in ("data", "step", "sampling", "evaluation", "checkpoint", "other")),
 }

@@ -232,7 +232,7 @@ def test_the_wandb_run_holds_it_all(runs, first):
         (k, str(values["trainer/global_step"])): v
         for values in run.history
         for k, v in values.items()
-        if k.startswith(("train/", "val/", "fid/", "agreement", "legible", "perf/", "time/", "epoch"))
+        if k.startswith(("train/", "val/", "fid/", "kid/", "agreement", "legible", "perf/", "time/", "epoch"))
     }
     assert {("train/loss_step", "0"), ("val/loss", "2"), ("fid/digits@12", "2")} <= in_wandb.keys()
     assert in_wandb == pytest.approx(in_csv)
