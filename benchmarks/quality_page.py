@@ -34,16 +34,17 @@ def _introduction(results: Mapping[str, Any]) -> str:
         others = f", then by the older `{'`, `'.join(features[:-1])}`"
     return (
         f"# Quality against minutes of training\n\n`python benchmarks/quality.py`: MNIST, {results['samples']:,} "
-        f"samples of each. FID in the features `{features[-1]}`{others}, against the 60,000 training digits: as many real test "
-        f"digits have {real}. Legible are samples whose most likely class has p ≥ 0.9 (real: {floor['legible']:.1%}); "
+        f"samples of each. FID in the features `{features[-1]}`{others}, against the 60,000 training digits: as many "
+        f"real test digits have {real}. Legible are samples whose most likely class has p ≥ 0.9 (real: "
+        f"{floor['legible']:.1%}); "
         f"as asked, those that are read as the class that they were to be (real: {floor['agreement']:.1%}). "
         "Evaluations are counted for each sample, those of guidance too.\n\n"
         f"Minutes are counted in optimizer steps: every system trained in turn with ours, each in a process of its own "
         f"with {results['threads']} thread{'s' if results['threads'] > 1 else ''}, {results['pace']['turns']} turns of "
         f"{results['pace']['seconds']:g} seconds; a minute of one is 60 times ours' steps a second, which were "
         f"{results['pace']['ours']:.2f}, times the median of its ratios to ours beside it. Then each made as many "
-        "steps as its minutes have, and the learning rates' schedules knew how many. Images/s are by that rate, and seconds "
-        "for 1,000 samples were measured in turns with ours likewise."
+        "steps as its minutes have, and the learning rates' schedules knew how many. Images/s are by that rate, and "
+        "seconds for 1,000 samples were measured in turns with ours likewise."
     )
 
 
