@@ -152,6 +152,31 @@ def test_a_turn_is_as_long_as_it_was_told_and_its_speed_that_of_its_steps(monkey
     assert not here.poll()
 
 
+def test_a_system_is_timed_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pace
+
+    speeds = {"ours": iter([1.0, 10.0, 12.0, 10.0, 5.0]), "azula": iter([1.0, 20.0, 10.0])}  # each one's first warms up
+
+    class Contestant:
+        """One that is as fast as it is said to be."""
+
+        def __init__(self, name: str, *_: Any) -> None:
+            self.turn = lambda seconds: next(speeds[name])
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            pass
+
+    monkeypatch.setattr(pace, "_Contestant", Contestant)
+    measured = pace.measure(tmp_path / "pace.json", ["ours", "azula"], "root", threads=1, seconds=1, turns=2)
+    assert measured == {"ours": 11, "azula": 22}  # twice as fast beside it, on a machine that had slowed down
+    assert pace.measure(tmp_path / "pace.json", ["azula"], "root", threads=1, seconds=1, turns=2) == measured
+    with pytest.raises(SystemExit, match=r"--threads 2: .* was measured with 1: give another --folder"):
+        pace.measure(tmp_path / "pace.json", ["azula"], "root", threads=2, seconds=1, turns=2)
+
+
 def test_marks_are_shares_of_the_minutes_and_never_the_same_step() -> None:
     from race import marks
 
