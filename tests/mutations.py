@@ -1,8 +1,8 @@
 """Plants known mistakes in the mathematics and in the running of it, one at a time: the tests must notice each.
 
 Run by hand: ``python tests/mutations.py [words of a name]``; all of it takes some minutes. The package, the tests, the
-configs and the benchmarks are copied to a temporary folder, so that nothing here is touched. It ends with 1 if a mistake
-survives, if the text it replaces no longer occurs exactly once, or if the tests fail without any mistake.
+configs and the benchmarks are copied to a temporary folder, so that nothing here is touched. It ends with 1 if a
+mistake survives, if the text it replaces no longer occurs exactly once, or if the tests fail without any mistake.
 
 The list holds the mistakes of the founding documents, those that are easily made in this mathematics, what breaks a run
 that stops and goes on, and every bug that was once found in it.

@@ -100,7 +100,8 @@ class Diffusers(Peer):
         x = torch.randn(num, 1, 28, 28) * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             noise = model(scheduler.scale_model_input(x, t), t, labels).sample
-            x = scheduler.step(noise.float(), t, x).prev_sample
+            with torch.autocast("cpu", enabled=False):  # UniPC's sums are products of matrices
+                x = scheduler.step(noise.float(), t, x).prev_sample
         return x
 
 
