@@ -75,15 +75,27 @@ def draw(name: str, root: str, path: Path, num: int, sampler: str, seed: int) ->
 def choose(name: str, root: str, path: Path, num: int, threads: int, result: Path) -> None:
     """Try the samplers of a system on what was saved in ``path``; write down each as it is done, and the best."""
     torch.set_num_threads(threads)
-    tried: dict[str, Any] = json.loads(result.read_text())["tried"] if result.is_file() else {}
+    tried = samplers_tried(result).get("tried", {})
     names = list(system_class(name).samplers())
     for sampler in tqdm(names if len(names) > 1 else [], desc=f"samplers of {name}", unit="sampler"):
         if sampler not in tried:
             images, evaluations, _ = draw(name, root, path, num, sampler, TRIED_ON)
             tried[sampler] = {"evaluations": evaluations, "fid": fid(root, images)}
-            result.write_text(json.dumps({"tried": tried}))
+            result.write_text(json.dumps({"feature": NEWEST, "tried": tried}))
     chosen = best(tried, system_class(name).most_evaluations) if tried else names[0]
-    result.write_text(json.dumps({"tried": tried, "samples": num, "best": chosen}))
+    result.write_text(json.dumps({"feature": NEWEST, "tried": tried, "samples": num, "best": chosen}))
+
+
+def samplers_tried(result: Path) -> dict[str, Any]:
+    """What is written there of the samplers by the newest features; nothing if it is by others."""
+    found = json.loads(result.read_text()) if result.is_file() else {}
+    return found if found.get("feature") == NEWEST else {}
+
+
+def is_judged(path: Path) -> bool:
+    """Whether what was saved there has been judged in all features that there are now."""
+    result = path.with_suffix(".json")
+    return result.is_file() and set(KNOWN) <= set(json.loads(result.read_text())["fid"])
 
 
 def best(tried: Mapping[str, Mapping[str, float]], most_evaluations: float) -> str:

@@ -24,6 +24,8 @@ from diffusion_lightning.callbacks.performance import peak_memory_gb
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
 """Of the minutes: the marks."""
 
+SAMPLERS = "samplers.json"
+
 DRAWN, DRAWING_TURNS = 50, 3
 """Samples of a turn in which drawing is timed, and how many turns."""
 
@@ -90,8 +92,8 @@ def of_folder(folder: Path) -> list[Path]:
 
 
 def sampler_of(folder: Path) -> dict[str, Any]:
-    """What trying a system's samplers has found."""
-    return json.loads((folder / "samplers.json").read_text())
+    """What trying a system's samplers has found so far."""
+    return judging.samplers_tried(folder / SAMPLERS)
 
 
 def judged(folder: Path) -> dict[str, Any]:
@@ -102,25 +104,26 @@ def judged(folder: Path) -> dict[str, Any]:
 def judge(name: str, root: str, num: int, threads: int, folder: Path, trials: int) -> None:
     """Choose the sampler on the last of what was saved, and judge all by it."""
     paths = of_folder(folder)
-    path = folder / "samplers.json"
-    if not path.is_file() or "best" not in sampler_of(folder):
-        alone(judging.choose, name, root, paths[-1], trials, threads, path)
+    if "best" not in sampler_of(folder):
+        alone(judging.choose, name, root, paths[-1], trials, threads, folder / SAMPLERS)
     sampler = sampler_of(folder)["best"]
     for path in reversed(paths):
-        if not path.with_suffix(".json").is_file():
+        if not judging.is_judged(path):
             alone(judging.judge, name, root, path, num, sampler, threads)
 
 
 def time_drawing(name: str, root: str, threads: int, folders: dict[str, Path]) -> None:
     """How long it takes to draw beside ours; nothing as long as ours is not trained."""
-    path = folders[name] / "drawing.json"
-    ours = folders[ANCHOR]
-    if path.is_file() or not (ours / "samplers.json").is_file():
+    path, ours = folders[name] / "drawing.json", folders[ANCHOR]
+    if "best" not in sampler_of(ours):
         return
-    drawn_by = {each: (of_folder(folders[each])[-1], sampler_of(folders[each])["best"]) for each in {ANCHOR, name}}
+    samplers = {each: sampler_of(folders[each])["best"] for each in dict.fromkeys((ANCHOR, name))}
+    if path.is_file() and json.loads(path.read_text())["samplers"] == samplers:
+        return
+    drawn_by = {each: (of_folder(folders[each])[-1], sampler) for each, sampler in samplers.items()}
     times = alone(judging.interleaved, root, drawn_by, DRAWN, DRAWING_TURNS, threads)
-    result = {"over_ours": judging.over(times, name, ANCHOR), "seconds_of_ours": times[ANCHOR]}
-    path.write_text(json.dumps(result))
+    over_ours = judging.over(times, name, ANCHOR)
+    path.write_text(json.dumps({"samplers": samplers, "over_ours": over_ours, "seconds_of_ours": times[ANCHOR]}))
 
 
 def collect(name: str, rate: float, folder: Path) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def main() -> None:
     drawn_by = {
         name: (race.of_folder(folder)[-1], race.sampler_of(folder)["best"])
         for name, folder in folders.items()
-        if (folder / "samplers.json").is_file()
+        if "best" in race.sampler_of(folder)
     }
     if "ours" not in drawn_by:
         parser.error(f"--folder: {folders['ours']} is not there: run benchmarks/quality.py first")

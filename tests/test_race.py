@@ -1,5 +1,6 @@
 """The race of benchmarks/quality.py: minutes as steps, parts, each one's best sampler, like beside like; its page."""
 
+import json
 import sys
 from multiprocessing import Pipe
 from pathlib import Path
@@ -213,6 +214,21 @@ def test_best_sampler_is_that_of_the_lowest_fid_of_those_that_are_allowed() -> N
     assert best(tried, 1000) == "long"
     with pytest.raises(SystemExit, match="of long, right, short none needs at most 10 evaluations"):
         best(tried, 10)
+
+
+def test_what_was_judged_by_other_features_is_judged_again(tmp_path: Path) -> None:
+    from judging import KNOWN, NEWEST, is_judged, samplers_tried
+
+    path = tmp_path / "3.pt"
+    assert not is_judged(path)
+    for fids, judged in (({"older": 1.0}, False), (dict.fromkeys(KNOWN, 1.0), True)):
+        path.with_suffix(".json").write_text(json.dumps({"fid": fids}))
+        assert is_judged(path) == judged
+    tried = tmp_path / "samplers.json"
+    assert samplers_tried(tried) == {}
+    for feature, found in (("older", {}), (NEWEST, {"feature": NEWEST, "best": "Heun"})):
+        tried.write_text(json.dumps({"feature": feature, "best": "Heun"}))
+        assert samplers_tried(tried) == found
 
 
 def test_seconds_of_drawing_are_compared_turn_by_turn() -> None:
