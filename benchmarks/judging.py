@@ -92,10 +92,11 @@ def samplers_tried(result: Path) -> dict[str, Any]:
     return found if found.get("feature") == NEWEST else {}
 
 
-def is_judged(path: Path) -> bool:
-    """Whether what was saved there has been judged in all features that there are now."""
+def is_judged(path: Path, num: int) -> bool:
+    """Whether what was saved there has been judged by so many samples, in all features that there are now."""
     result = path.with_suffix(".json")
-    return result.is_file() and set(KNOWN) <= set(json.loads(result.read_text())["fid"])
+    found = json.loads(result.read_text()) if result.is_file() else {"fid": {}, "samples": None}
+    return set(KNOWN) <= set(found["fid"]) and found["samples"] == num
 
 
 def best(tried: Mapping[str, Mapping[str, float]], most_evaluations: float) -> str:
@@ -110,7 +111,7 @@ def judge(name: str, root: str, path: Path, num: int, sampler: str, threads: int
     """Draw by what was saved in ``path``; write what it is worth, and the first 64 digits, beside it."""
     torch.set_num_threads(threads)
     images, evaluations, asked = draw(name, root, path, num, sampler, JUDGED_ON)
-    result = {"evaluations": evaluations, "memory_gb": peak_memory_gb(torch.device("cpu"))}
+    result = {"samples": num, "evaluations": evaluations, "memory_gb": peak_memory_gb(torch.device("cpu"))}
     save_image(images[:64] / 255, path.with_suffix(".png"), nrow=8, padding=2)
     result |= measure(root, images, asked=asked) | {"parameters": system_class(name).parameters_of(path)}
     path.with_suffix(".json").write_text(json.dumps(result))

@@ -108,7 +108,7 @@ def judge(name: str, root: str, num: int, threads: int, folder: Path, trials: in
         alone(judging.choose, name, root, paths[-1], trials, threads, folder / SAMPLERS)
     sampler = sampler_of(folder)["best"]
     for path in reversed(paths):
-        if not judging.is_judged(path):
+        if not judging.is_judged(path, num):
             alone(judging.judge, name, root, path, num, sampler, threads)
 
 

@@ -72,7 +72,7 @@ def search(
         before = None if is_scheduled else start
         if not race.finished(path).is_file():
             alone(race.train_part, name, root, steps, steps, before, path, threads)
-        if not judging.is_judged(path):
+        if not judging.is_judged(path, num):
             alone(judging.judge, name, root, path, num, sampler, threads)
         at.append((length, _fids([path])[0]))
         start = path

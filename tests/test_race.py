@@ -216,14 +216,15 @@ def test_best_sampler_is_that_of_the_lowest_fid_of_those_that_are_allowed() -> N
         best(tried, 10)
 
 
-def test_what_was_judged_by_other_features_is_judged_again(tmp_path: Path) -> None:
+def test_what_was_judged_otherwise_is_judged_again(tmp_path: Path) -> None:
     from judging import KNOWN, NEWEST, is_judged, samplers_tried
 
     path = tmp_path / "3.pt"
-    assert not is_judged(path)
+    assert not is_judged(path, 1000)
     for fids, judged in (({"older": 1.0}, False), (dict.fromkeys(KNOWN, 1.0), True)):
-        path.with_suffix(".json").write_text(json.dumps({"fid": fids}))
-        assert is_judged(path) == judged
+        path.with_suffix(".json").write_text(json.dumps({"fid": fids, "samples": 1000}))
+        assert is_judged(path, 1000) == judged
+    assert not is_judged(path, 500)
     tried = tmp_path / "samplers.json"
     assert samplers_tried(tried) == {}
     for feature, found in (("older", {}), (NEWEST, {"feature": NEWEST, "best": "Heun"})):
