@@ -95,8 +95,8 @@ def samplers_tried(result: Path) -> dict[str, Any]:
 def is_judged(path: Path, num: int) -> bool:
     """Whether what was saved there has been judged by so many samples, in all features that there are now."""
     result = path.with_suffix(".json")
-    found = json.loads(result.read_text()) if result.is_file() else {"fid": {}, "samples": None}
-    return set(KNOWN) <= set(found["fid"]) and found["samples"] == num
+    found = json.loads(result.read_text()) if result.is_file() else {}
+    return found.get("samples") == num and set(KNOWN) <= set(found["fid"])
 
 
 def best(tried: Mapping[str, Mapping[str, float]], most_evaluations: float) -> str:

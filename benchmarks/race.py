@@ -68,6 +68,7 @@ def train_part(name: str, root: str, planned: int, until: int, start: Path | Non
             return False
 
         system_class(name)(root, planned).train(watch, path.parent, start)
+    path.with_suffix(".json").unlink(missing_ok=True)  # what was there before was worth that
     trained = {"steps": until, "memory_gb": peak_memory_gb(torch.device("cpu")), "machine": machine()}
     finished(path).write_text(json.dumps(trained))
 

@@ -221,6 +221,8 @@ def test_what_was_judged_otherwise_is_judged_again(tmp_path: Path) -> None:
 
     path = tmp_path / "3.pt"
     assert not is_judged(path, 1000)
+    path.with_suffix(".json").write_text(json.dumps({"fid": 2.15, "nfe": 8}))  # as races once left it
+    assert not is_judged(path, 1000)
     for fids, judged in (({"older": 1.0}, False), (dict.fromkeys(KNOWN, 1.0), True)):
         path.with_suffix(".json").write_text(json.dumps({"fid": fids, "samples": 1000}))
         assert is_judged(path, 1000) == judged
