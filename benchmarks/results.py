@@ -49,9 +49,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def read(name: str) -> dict[str, Any]:
-    """What an earlier run of the benchmark has left; empty if none has."""
-    path = RESULTS / f"{name}.json"
+def read(name: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """What an earlier run of the benchmark has left there; empty if none has."""
+    path = folder / f"{name}.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 

@@ -3,24 +3,23 @@
     python benchmarks/sampling.py
 
 Works on the models that ``quality.py`` has left in ``--folder``. Ours: Heun and DPM-Solver++ at several numbers of
-steps, by FID, which tells how few evaluations suffice. Then every system draws by the sampler in its settings, in turns
-of a small batch each, interleaved, so that a change of the machine's speed meets all alike; the median turn gives the
-seconds for 1,000.
+steps, by FID, which tells how few evaluations suffice. Then every system draws by the sampler that is its best, in
+turns of a small batch each, interleaved, so that a change of the machine's speed meets all alike; the median turn gives
+the seconds for 1,000.
 """
 
 import argparse
-import contextlib
-import os
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import race
 import torch
-from quality import SHARES, fid
+from judging import fid, interleaved
 from results import RESULTS, machine, table, write
-from systems import SYSTEMS, system_class
+from systems import SYSTEMS
 from tqdm import tqdm
 
 from diffusion_lightning import AutoPrecision, DPMSolverPlusPlus, Heun, Sampler, ScoreModule
@@ -48,29 +47,13 @@ def tradeoff(path: Path, root: str, num: int) -> list[dict[str, Any]]:
     return rows
 
 
-def interleaved(paths: dict[str, Path], num: int, turns: int) -> list[dict[str, Any]]:
-    """Seconds for 1,000 samples of each system, drawn in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in paths}
-    for _ in tqdm(range(turns + 1), desc="systems", unit="turn"):
-        for name, path in paths.items():
-            system = system_class(name)
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-                began = time.perf_counter()
-                system.sample(path, num, num)
-                seconds[name].append((time.perf_counter() - began) * 1000 / num)
-    return [
-        {"system": name, "nfe": system_class(name).nfe, "seconds": statistics.median(times[1:])}  # the first warms up
-        for name, times in seconds.items()
-    ]
-
-
 def page(results: dict[str, Any]) -> str:
     samplers = [
         [row["sampler"], row["nfe"], f"{row['fid']:.2f}", f"{row['seconds']:.1f} s"] for row in results["samplers"]
     ]
-    ours = results["systems"][0]["seconds"]
+    ours = next(row["seconds"] for row in results["systems"] if row["system"] == "ours")
     systems = [
-        [row["system"], row["nfe"], f"{row['seconds']:.1f} s", f"{row['seconds'] / ours:.1f}"]
+        [row["system"], f"{row['nfe']:.4g}", f"{row['seconds']:.1f} s", f"{row['seconds'] / ours:.1f}"]
         for row in results["systems"]
     ]
     num = f"{results['samples']:,}"
@@ -103,15 +86,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    found = {name: options.folder / f"{name}-{options.minutes:g}" / f"{len(SHARES) - 1}.pt" for name in SYSTEMS}
-    paths = {name: path for name, path in found.items() if path.is_file()}
-    if "ours" not in paths:
-        parser.error(f"--folder: {found['ours']} is not there: run benchmarks/quality.py first")
+    folders = {name: options.folder / f"{name}-{options.minutes:g}" for name in SYSTEMS}
+    drawn_by = {
+        name: (race.of_folder(folder)[-1], race.sampler_of(folder)["best"])
+        for name, folder in folders.items()
+        if "best" in race.sampler_of(folder)
+    }
+    if "ours" not in drawn_by:
+        parser.error(f"--folder: {folders['ours']} is not there: run benchmarks/quality.py first")
     results = {
         "samples": options.samples,
         "machine": machine(),
-        "samplers": tradeoff(paths["ours"], options.root, options.samples),
-        "systems": interleaved(paths, options.batch_size, options.turns),
+        "samplers": tradeoff(drawn_by["ours"][0], options.root, options.samples),
+        "systems": [
+            {"system": name, "nfe": race.judged(folders[name])["evaluations"], "seconds": statistics.median(seconds)}
+            for name, seconds in interleaved(
+                options.root, drawn_by, options.batch_size, options.turns, options.threads
+            ).items()
+        ],
     }
     RESULTS.mkdir(exist_ok=True)
     plot(results, RESULTS / "sampling.png")

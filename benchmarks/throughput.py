@@ -34,14 +34,14 @@ from alternation import BARE, EQUAL, WARM_UP, Training, block, quartiles, synchr
 from bare_loop import BareLoop
 from recipes import BATCH_SIZE, RECIPES, arguments, build
 from results import RESULTS, machine, table, write
-from systems import SYSTEMS
+from systems import DOCUMENTED
 from tqdm import tqdm
 
 from diffusion_lightning.callbacks.performance import peak_memory_gb
 from diffusion_lightning.commands.lightning_cli import DiffusionCLI
 from diffusion_lightning.training.bf16 import has_bf16_units
 
-CHOICES = {"mnist": (EQUAL, *(name for name in SYSTEMS if not name.startswith("ours"))), "cifar10": (EQUAL,)}
+CHOICES = {"mnist": (EQUAL, *DOCUMENTED), "cifar10": (EQUAL,)}
 """Which systems go with a recipe."""
 
 PACKAGES = {

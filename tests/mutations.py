@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Mutation(NamedTuple):
-    """A mistake: in ``file`` of the package ``old`` becomes ``new``; the ``tests`` must fail."""
+    """A mistake: in ``file``, seen from the package, ``old`` becomes ``new``; the ``tests`` must fail."""
 
     name: str
     file: str
@@ -48,6 +48,7 @@ CONDITION, METADATA = (f"tests/data/test_{name}.py" for name in ("condition", "m
 CONDITION_GRID = "tests/callbacks/test_condition_grid.py"
 EXTRAPOLATION, KERNEL = (f"tests/metrics/test_{name}.py" for name in ("extrapolation", "kernel_distance"))
 AGREEMENT = "tests/metrics/test_agreement.py"
+RACE = "tests/test_race.py"
 SHARED, FLOATS = "tests/metrics/test_shared_reference.py", "tests/test_floats.py"
 FAKE_CUDA = "tests/test_fake_cuda.py"
 CONDITIONING = "tests/networks/test_conditioning.py"
@@ -1782,6 +1783,49 @@ MUTATIONS = [
         "(width is None or value.shape[axis] == width)",
         "(width is None or value.shape[axis] >= width)",
         "tests/training/test_compatibility.py",
+    ),
+    # ---- the race of the benchmarks
+    Mutation(
+        "a system's speed is its median one, whatever ours was beside it",
+        "../benchmarks/pace.py",
+        'kept["ratios"][name] = [rate / of_ours for of_ours, rate in pairs]',
+        'kept["ratios"][name] = [rate for _, rate in pairs]',
+        f"{RACE}::test_a_system_is_timed_beside_ours",
+    ),
+    Mutation(
+        "a turn counts the steps before it",
+        "../benchmarks/pace.py",
+        "self.pipe.send((steps - self.first) / (now - self.began))",
+        "self.pipe.send(steps / (now - self.began))",
+        f"{RACE}::test_a_turn_is_as_long_as_it_was_told_and_its_speed_that_of_its_steps",
+    ),
+    Mutation(
+        "the best sampler may take any number of evaluations",
+        "../benchmarks/judging.py",
+        'for name, row in tried.items() if row["evaluations"] <= most_evaluations}',
+        "for name, row in tried.items()}",
+        f"{RACE}::test_best_sampler_is_that_of_the_lowest_fid_of_those_that_are_allowed",
+    ),
+    Mutation(
+        "a part of the race starts from nothing where the one before was there already",
+        "../benchmarks/race.py",
+        "        start = path\n",
+        "            start = path\n",
+        f"{RACE}::test_a_race_goes_on_with_the_part_that_was_not_finished",
+    ),
+    Mutation(
+        "a peer's next part has an optimizer that knows nothing of the part before",
+        "../benchmarks/systems/peer.py",
+        'if hasattr(part, "state_dict")}',
+        'if hasattr(part, "state_dict") and name != "optimizer"}',
+        f"{RACE}::test_a_training_in_parts_is_the_training_in_one",
+    ),
+    Mutation(
+        "a scheduled system's longer training is the race's, cut off nowhere",
+        "../benchmarks/until.py",
+        "found[-1] * 2 if is_scheduled else found[-1] + minutes / 2",
+        "found[-1] + minutes / 2",
+        f"{RACE}::test_a_system_trains_until_it_is_as_good",
     ),
 ]
 

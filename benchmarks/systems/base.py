@@ -1,19 +1,29 @@
 """The interface of a system that learns from digits and draws some."""
 
-import time
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.datasets import MNIST
-from tqdm import tqdm
+
+Save = Callable[[Path], None]
+"""Writes all that a training needs to go on, and what samples are drawn by, to a file."""
+
+Watch = Callable[[int, Save], bool]
+"""Called after every optimizer step with the number of steps so far; whether there shall be another."""
 
 
 def digits(root: str, train: bool = True) -> Tensor:
     """MNIST as uint8 ``(N, 1, 28, 28)``."""
     return MNIST(root, train=train).data.unsqueeze(1)
+
+
+def classes(root: str, train: bool = True) -> Tensor:
+    """What these digits are, int64 ``(N,)``."""
+    return MNIST(root, train=train).targets
 
 
 class System(ABC):
@@ -27,16 +37,21 @@ class System(ABC):
     name: str
     settings: str
     """How it is set, in words."""
-    nfe: int
-    """Network evaluations of one sample; of the last one, where a solver chooses them."""
+    batch_size: int
+    has_classes = False
+    """Whether it is told what the digits are, and draws those that it is asked for."""
+    is_scheduled: bool
+    """Whether its learning rate falls by a schedule, so that a longer training is another one from the start."""
+    most_evaluations = 50
+    """Of its network, for one sample: a sampler that needs more is not its best."""
 
     def __init__(self, root: str, steps: int) -> None:
         self.root = root
         self.steps = steps
 
     @abstractmethod
-    def train(self, marks: Sequence[float], folder: Path) -> list[tuple[float, int]]:
-        """Train until the last of the ``marks``, in seconds; save at each; return the seconds and steps at each."""
+    def train(self, watch: Watch, folder: Path, start: Path | None = None) -> None:
+        """Train until ``watch`` answers no: from ``start``, which it has saved, or from nothing; ``folder`` is its."""
 
     @classmethod
     @abstractmethod
@@ -45,64 +60,34 @@ class System(ABC):
 
     @classmethod
     @abstractmethod
-    def sample(cls, path: Path, num: int, batch_size: int) -> Tensor:
-        """``(num, 1, 28, 28)`` in [-1, 1] by what was saved, with the averaged weights where there are any."""
-
-
-class Peer(System):
-    """A system of another library, trained by the loop that its documentation shows."""
-
-    batch_size: int
-
-    def __init__(self, root: str, steps: int) -> None:
-        super().__init__(root, steps)
-        self.images = digits(root)
-
-    @abstractmethod
-    def step(self) -> None:
-        """One optimizer step, and of the average of the weights, on one batch."""
-
-    @abstractmethod
-    def save(self, path: Path) -> None:
-        """Write down the state that :meth:`sample` reads."""
+    def samplers(cls) -> Mapping[str, Any]:
+        """Those among which the best is looked for, by their names."""
 
     @classmethod
     @abstractmethod
-    def model(cls) -> nn.Module:
-        """What was saved is the state of this."""
+    def sample(
+        cls, path: Path, num: int, batch_size: int, sampler: str, labels: Tensor | None = None
+    ) -> tuple[Tensor, float]:
+        """Draw by what was saved, with the averaged weights where there are any.
 
-    @classmethod
-    @abstractmethod
-    def draw(cls, model: nn.Module, num: int) -> Tensor:
-        """``(num, 1, 28, 28)``, about [-1, 1]."""
+        Args:
+            path: of what was saved.
+            num: how many.
+            batch_size: at a time.
+            sampler: the name of one of :meth:`samplers`.
+            labels: which classes, ``(num,)``, of a system that has some.
 
-    @classmethod
-    def parameters_of(cls, path: Path) -> int:
-        return sum(p.numel() for p in cls.model().parameters() if p.requires_grad)
+        Returns:
+            ``(num, 1, 28, 28)`` in [-1, 1], and how often the network was evaluated for one of them, counted.
+        """
 
-    @classmethod
-    @torch.no_grad()
-    def sample(cls, path: Path, num: int, batch_size: int) -> Tensor:
-        model = cls.model().eval()
-        model.load_state_dict(torch.load(path, weights_only=True))
-        sizes = [min(batch_size, num - first) for first in range(0, num, batch_size)]
-        return torch.cat([cls.draw(model, size) for size in sizes]).clamp(-1, 1)
 
-    def batch(self) -> Tensor:
-        """The next images, uint8 ``(B, 1, 28, 28)``, drawn with replacement."""
-        return self.images[torch.randint(len(self.images), (self.batch_size,))]
-
-    def train(self, marks: Sequence[float], folder: Path) -> list[tuple[float, int]]:
-        reached: list[tuple[float, int]] = []
-        steps, began, saving = 0, time.perf_counter(), 0.0
-        with tqdm(total=round(marks[-1]), desc=f"train {self.name}", unit="s") as bar:
-            while len(reached) < len(marks):
-                self.step()
-                steps += 1
-                seconds = time.perf_counter() - began - saving
-                bar.update(min(round(seconds), bar.total) - bar.n)
-                if seconds >= marks[len(reached)]:
-                    self.save(folder / f"{len(reached)}.pt")
-                    reached.append((seconds, steps))
-                    saving = time.perf_counter() - began - seconds
-        return reached
+@contextlib.contextmanager
+def images_through(module: nn.Module) -> Iterator[list[int]]:
+    """How many images each call of the module gets meanwhile."""
+    seen: list[int] = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    try:
+        yield seen
+    finally:
+        handle.remove()

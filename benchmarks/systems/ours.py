@@ -1,74 +1,55 @@
 """This framework by the command that its users give: ``lightning fit --config configs/mnist.yaml``."""
 
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion_lightning import AutoPrecision, ScoreModule
 from diffusion_lightning.commands.lightning_cli import DiffusionCLI
-from systems.base import System
+from systems import our_training
+from systems.base import System, Watch, images_through
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 
+class Watched(Callback):
+    """Tells the benchmark of every step, which may save there, and ends the training when it says so."""
 
-class Marks(Callback):
-    """Saves a checkpoint at each of the marks, in seconds of training, and ends the training at the last."""
-
-    reached: tuple[tuple[float, int], ...] = ()
-    """Of the last training: seconds and steps at each mark."""
-
-    def __init__(self, marks: list[float], folder: str) -> None:
-        self.marks, self.folder = marks, Path(folder)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        Marks.reached = ()
-        self.began, self.saving = time.perf_counter(), 0.0
-        self.bar = tqdm(total=round(self.marks[-1]), desc="train ours", unit="s")
+    watch: ClassVar[Watch]
+    """That of the training that is to start: the command line takes plain arguments alone."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        seconds = time.perf_counter() - self.began - self.saving
-        self.bar.update(min(round(seconds), self.bar.total) - self.bar.n)
-        is_last = trainer.global_step == trainer.max_steps
-        while len(self.reached) < len(self.marks) and (seconds >= self.marks[len(self.reached)] or is_last):
-            trainer.save_checkpoint(self.folder / f"{len(self.reached)}.pt")
-            Marks.reached += ((seconds, trainer.global_step),)
-            self.saving = time.perf_counter() - self.began - seconds
-        trainer.should_stop = len(self.reached) == len(self.marks)
+        if not Watched.watch(trainer.global_step, trainer.save_checkpoint):
+            trainer.should_stop = True
 
 
 class Ours(System):
     name = "ours"
-    settings = (
-        "configs/mnist.yaml: EDM, a class-conditional U-Net (32, 64 channels) on 2×2 pixels, Muon, batch 64, bf16, "
-        "EMA; DPM-Solver++(2M) with 8 steps"
-    )
-    nfe = 8
+    settings = "lightning fit --config configs/mnist.yaml, drawn by its own sampler"
+    batch_size = our_training.BATCH_SIZE
+    has_classes = True
+    is_scheduled = True
     options: tuple[str, ...] = ()
 
-    def command(self, folder: Path, *options: str) -> list[str]:
-        """The arguments of ``lightning``."""
-        schedule = {"max_steps": self.steps, "max_epochs": -1, "limit_val_batches": 0, "enable_progress_bar": False}
-        return [
-            *("fit", "--config", str(CONFIGS / "mnist.yaml"), "--data.root", self.root),
-            *(f"--trainer.{name}={value}" for name, value in schedule.items()),
-            *("--trainer.logger=false", f"--trainer.default_root_dir={folder}"),
-            *(*self.options, *options),
-        ]
-
-    def train(self, marks: Sequence[float], folder: Path) -> list[tuple[float, int]]:
+    def train(self, watch: Watch, folder: Path, start: Path | None = None) -> None:
         """Through Lightning, with everything that comes along: logging, checkpoints, EMA, report."""
-        callback = {"class_path": "systems.ours.Marks", "init_args": {"marks": list(marks), "folder": str(folder)}}
-        DiffusionCLI(self.command(folder, f"--trainer.callbacks={json.dumps([callback])}"))
-        return list(Marks.reached)
+        Watched.watch = watch
+        schedule = {"max_steps": self.steps, "max_epochs": -1, "limit_val_batches": 0, "enable_progress_bar": False}
+        callbacks = json.dumps([{"class_path": "systems.ours.Watched"}])
+        DiffusionCLI(
+            [
+                *("fit", "--config", str(our_training.CONFIG), "--data.root", self.root),
+                *(f"--trainer.{name}={value}" for name, value in schedule.items()),
+                *("--trainer.logger=false", f"--trainer.default_root_dir={folder}", f"--trainer.callbacks={callbacks}"),
+                *(() if start is None else (f"--ckpt_path={start}",)),
+                *self.options,
+            ]
+        )
 
     @classmethod
     def parameters_of(cls, path: Path) -> int:
@@ -76,16 +57,24 @@ class Ours(System):
         return sum(p.numel() for p in module.network.parameters() if p.requires_grad)
 
     @classmethod
+    def samplers(cls) -> Mapping[str, Any]:
+        return {"the recipe's": None}
+
+    @classmethod
     @torch.no_grad()
-    def sample(cls, path: Path, num: int, batch_size: int) -> Tensor:
+    def sample(
+        cls, path: Path, num: int, batch_size: int, sampler: str, labels: Tensor | None = None
+    ) -> tuple[Tensor, float]:
         module = ScoreModule.load_from_checkpoint(path)
-        with AutoPrecision().forward_context():
-            return module.sample(num=num, labels=module.labels_in_shares(num), batch_size=batch_size)
+        with AutoPrecision().forward_context(), images_through(module.network) as seen:
+            samples = module.sample(num=num, labels=labels, batch_size=batch_size)
+        return samples, sum(seen) / num
 
 
 class OursWithoutClasses(Ours):
     name = "ours-without-classes"
     settings = "the same, but for model.network.init_args.num_classes: null, and so without dropout and guidance"
+    has_classes = False
     options = (
         "--model.network.init_args.num_classes=null",
         "--model.condition_dropout=0",

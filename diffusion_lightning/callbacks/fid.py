@@ -253,10 +253,11 @@ class FIDCallback(Measurement):
     def _read_held_out(self, trainer: Trainer, pl_module: ScoreModule) -> None:
         """What is read in held-out images, by all processes together; nothing if there are none."""
         assert self._fid is not None
-        images = getattr(trainer.datamodule, "held_out_images", None)  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        images = getattr(data, "held_out_images", None)
         if images is not None and len(images):
             place = trainer.global_rank, trainer.world_size
-            own = tally_held_out(self._fid.features, images, global_seed(), pl_module.device, *place)
+            own = tally_held_out(self._fid.features, images, global_seed(), pl_module.device, *place, data.groups)
             read = trainer.strategy.reduce(own, reduce_op="sum")
             self._held_out = Agreement.of(read, asked=pl_module.has_classes)
 

@@ -186,7 +186,7 @@ def judge_held_out(
     data.setup("test")
     held_out, count = data.held_out_images, len(data.held_out_images)  # type: ignore[arg-type]
     if is_read and count and reads_classes(comparison.feature, data.class_names, None):
-        read = tally_held_out(comparison.network, held_out, subject.seed, subject.model.device)
+        read = tally_held_out(comparison.network, held_out, subject.seed, subject.model.device, groups=data.groups)
         found = Agreement.of(read, asked=subject.labels is not None)
         shares, feature = found.shares | found.errors, f"{comparison.feature}_real"
         values |= {metric_name(name, feature, found.num): value for name, value in shares.items()}

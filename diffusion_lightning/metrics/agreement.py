@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.conditions import by_name
+from diffusion_lightning.data.clusters import Groups
 from diffusion_lightning.data.tensor_images import ImageSet
 from diffusion_lightning.images import figure_picture
 from diffusion_lightning.randomness import draw_some
@@ -82,7 +83,13 @@ def tally(logits: Tensor, labels: Tensor | None = None) -> Tensor:
 
 @torch.no_grad()
 def tally_held_out(
-    network: Any, images: ImageSet, seed: int, device: torch.device, rank: int = 0, world_size: int = 1
+    network: Any,
+    images: ImageSet,
+    seed: int,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+    groups: Groups | None = None,
 ) -> Tensor:
     """`tally` of ``HELD_OUT`` real images and their labels: this process's part of it, where it is computed.
 
@@ -93,12 +100,15 @@ def tally_held_out(
         device: where the network is.
         rank: of this process.
         world_size: number of processes, whose sum is the whole.
+        groups: what the labels are, if not classes.
     """
     chosen = draw_some(HELD_OUT, len(images), seed)[rank::world_size].tolist()  # type: ignore[arg-type]
     counts = torch.zeros(3, dtype=torch.int64, device=device)
     for first in range(0, len(chosen), BATCH):
         batch, condition = images[chosen[first : first + BATCH]]
-        counts += tally(network.logits(network(batch.to(device))), by_name(condition)["labels"].to(device))
+        labels = by_name(condition)["labels"].to(device)
+        labels = labels if groups is None else groups.class_of(labels)
+        counts += tally(network.logits(network(batch.to(device))), labels)
     return counts
 
 

@@ -124,3 +124,5 @@ def test_pictures_and_figures_of_such_a_model(fitted, tmp_path, within_classes):
     names = {name.partition("/")[0] for name in module.trainer.callback_metrics}
     assert {"fid", "legible"} <= names
     assert ("agreement" in names) == within_classes
+    if within_classes:  # of the real ones the groups are no classes either
+        assert module.trainer.callback_metrics["agreement/mnist_real@1000"] > 0.98
