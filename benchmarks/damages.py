@@ -87,7 +87,7 @@ PICTURES = {
     "elastic": Damage(elastic, "pixels", (0.5, 0.75, 1.0, 1.5)),
     "blended": Damage(blended, "of another digit", (0.05, 0.1, 0.2, 0.4)),
     "blurred": Damage(blurred, "pixels", (0.5, 0.75, 1.0, 1.5)),
-    "noisy": Damage(noisy, "of the range", (0.03, 0.06, 0.12, 0.24)),
+    "noisy": Damage(noisy, "of the range", (0.05, 0.1, 0.2, 0.4)),
     "thicker": Damage(thicker, "of a pixel", (0.2, 0.4, 0.6, 0.8)),
     "thinner": Damage(thinner, "of a pixel", (0.2, 0.4, 0.6, 0.8)),
 }
@@ -112,7 +112,7 @@ def repeated(rows: Tensor, labels: Tensor, num: int, share: float, generator: to
 
 
 SETS = {
-    "left out": Damage(left_out, "classes", (0.75, 1, 2, 3)),
+    "left out": Damage(left_out, "classes", (0.5, 0.75, 1, 2)),
     "repeated": Damage(repeated, "of the pictures", (0.05, 0.1, 0.2, 0.4)),
 }
 """Of a set: ``apply(rows, labels, num, grade, generator)``, more than ``num`` rows in random order, (N, …)."""

@@ -227,7 +227,7 @@ def plot(test: Tensor, early: Tensor, path: Path) -> None:
     chosen = test[draw_some(SHOWN, len(test), seed=0)]
     panels = {name: [damaged(name, grade, chosen, 0) for grade in damage.grades] for name, damage in PICTURES.items()}
     figure, axes = plt.subplots(len(panels) + 1, 4, figsize=(13, 1.25 * (len(panels) + 1)), layout="constrained")
-    for row, (name, pictures) in enumerate([*panels.items(), ("undamaged; early", [chosen, early[:SHOWN]])]):
+    for row, (name, pictures) in enumerate([*panels.items(), ("undamaged", [chosen, early[:SHOWN]])]):
         for column, axis in enumerate(axes[row]):
             axis.set_axis_off()
             if column < len(pictures):

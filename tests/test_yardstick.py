@@ -145,7 +145,7 @@ def test_page_tells_what_is_not_seen() -> None:
     assert seen([1.0, 2.0], real) == pytest.approx([0, 1 / statistics.stdev(real)])
     text = page(results)
     assert "| real digits | 5 draws | 1.00 ± 0.08 | 1.00 ± 0.08 |" in text
-    assert "| noisy | 0.03 of the range | 2.00 (12.6 sd) | 1.10 (1.3 sd) – first within 3 sd, does not rise |" in text
+    assert "| noisy | 0.05 of the range | 2.00 (12.6 sd) | 1.10 (1.3 sd) – first within 3 sd, does not rise |" in text
     assert "| real digits | 1.00 ± 0.08, 98.0% legible | 1.00 ± 0.08 |" in text
     assert "| a model | 3.00 (25.3 sd), 50.0% legible | 3.00 (25.3 sd) |" in text
     assert text.count("first within") == text.count("does not rise") == 1
