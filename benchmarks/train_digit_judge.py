@@ -11,7 +11,8 @@ Real and broken ones alike are made a little thicker or thinner, blurred, bright
 fault of a digit's strokes. Without that, the network tells samples from digits by grays that nobody sees: guided
 samples were then further away than those of no class, which the eye finds much worse.
 
-Weights are saved in half precision, and the accuracy printed and recorded is theirs.
+Weights are saved in half precision, and the accuracy printed and recorded is theirs. Six epochs, about six minutes of
+one core with bf16 units.
 """
 
 import argparse

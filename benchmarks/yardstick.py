@@ -27,6 +27,7 @@ import torch
 from damages import PICTURES, REPLACED, SETS, Damage, damaged
 from results import RESULTS, machine, table, write
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.datasets import MNIST
 
 from diffusion_lightning import AutoPrecision, ClassifierFreeGuidance
@@ -223,19 +224,29 @@ def _read(results: dict[str, Any], what: str) -> str:
 
 
 def plot(test: Tensor, early: Tensor, path: Path) -> None:
-    """A row for each damage that can be seen in a picture, a column for each grade."""
+    """A row for each damage of the pictures, its grades side by side; below undamaged ones and samples."""
     chosen = test[draw_some(SHOWN, len(test), seed=0)]
-    panels = {name: [damaged(name, grade, chosen, 0) for grade in damage.grades] for name, damage in PICTURES.items()}
-    figure, axes = plt.subplots(len(panels) + 1, 4, figsize=(13, 1.25 * (len(panels) + 1)), layout="constrained")
-    for row, (name, pictures) in enumerate([*panels.items(), ("undamaged", [chosen, early[:SHOWN]])]):
-        for column, axis in enumerate(axes[row]):
-            axis.set_axis_off()
-            if column < len(pictures):
-                halves = pictures[column][:, 0].split(SHOWN // 2)
-                axis.imshow(torch.cat([torch.cat(list(half), dim=1) for half in halves]), cmap="gray")
-                grade = f"{PICTURES[name].grades[column]:g} {PICTURES[name].unit}" if name in PICTURES else ""
-                axis.set_title(f"{name} {grade}" if column == 0 or grade else "early epoch", fontsize=8)
+    rows = {
+        f"{name}: {', '.join(f'{grade:g}' for grade in damage.grades)} {damage.unit}": [
+            damaged(name, grade, chosen, 0) for grade in damage.grades
+        ]
+        for name, damage in PICTURES.items()
+    }
+    rows[f"undamaged; {EARLY}"] = [chosen, early[:SHOWN]]
+    figure, axes = plt.subplots(len(rows), 1, figsize=(13, 1.25 * len(rows)), layout="constrained")
+    for axis, (title, grades) in zip(axes, rows.items(), strict=True):
+        panels = [
+            F.pad(
+                torch.cat([torch.cat(list(half), dim=1) for half in digits[:, 0].split(SHOWN // 2)]), (0, 8), value=99
+            )
+            for digits in grades
+        ]
+        picture = torch.cat(panels, dim=1)
+        axis.imshow(F.pad(picture, (0, 4 * panels[0].shape[1] - picture.shape[1]), value=255).numpy(), cmap="gray")
+        axis.set_axis_off()
+        axis.set_title(title, fontsize=9, loc="left")
     figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 def main() -> None:

@@ -254,3 +254,36 @@ def test_pictures_for_a_card_have_every_class_in_its_colour(tmp_path: Path) -> N
     again, classes = read(tmp_path / "set.zip")
     assert torch.equal(again, images[:3])
     assert classes.tolist() == [1, 0, 1]
+
+
+def test_digits_are_broken_in_every_way() -> None:
+    from breakage import WAYS, broken
+
+    from diffusion_lightning import EmbeddedMNIST
+
+    x = EmbeddedMNIST().load_images()[0].images[:400] / 255
+    faulty, ways = broken(x, torch.Generator().manual_seed(0))
+    assert ways.bincount().tolist() == [0, *[50] * len(WAYS)]
+    assert faulty.min() >= 0
+    assert faulty.max() <= 1
+    change = (faulty - x).abs().mean((1, 2, 3))
+    for way in range(1, len(WAYS) + 1):
+        assert (change[ways == way] > 1e-3).float().mean() > 0.8
+        assert change[ways == way].mean() < 0.1  # most of the digit is left
+    assert torch.equal(faulty, broken(x, torch.Generator().manual_seed(0))[0])
+
+
+def test_features_of_digits_are_scaled_and_their_logits_stay() -> None:
+    from train_digit_judge import standardize
+
+    from diffusion_lightning.metrics.digits import DigitJudge
+
+    torch.manual_seed(0)
+    model, x = DigitJudge(), 2 * torch.rand(300, 1, 28, 28) - 1
+    with torch.no_grad():
+        logits = model.eval().head(model.body(x))
+        standardize(model, x)
+        features = model.features(x)
+        torch.testing.assert_close(model(x), logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features.mean(0), torch.zeros(128), rtol=0, atol=1e-4)
+    assert (features.std(0) - 1).abs().max() < 0.02 + 1e-5 / model.standard.running_var.min()

@@ -49,7 +49,7 @@ def reference(taken: Tensor) -> Moments:
 def test_every_damage_of_the_pictures_is_seen(network, digits, taken, reference) -> None:
     from yardstick import faults, picture_distances, real_distances, seen
 
-    num = 500
+    num = 250
     real = real_distances(taken[REFERENCE:], reference, num, draws=10)
     damaged = picture_distances(network, reference, digits[0][-num:])
     assert len(damaged) == 7
