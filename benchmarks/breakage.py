@@ -1,7 +1,7 @@
 """Digits broken at random, for training features that mind it: each picture in one of several ways, more or less badly.
 
-The damages of ``damages.py``, by which features are judged, are others: nothing here blurs, adds noise to each pixel,
-blends two whole digits or changes a whole digit's thickness; a hole is a bar, and a warp has another wavelength.
+The damages of ``digit_damages.py``, by which features are judged, are others: nothing here blurs, adds noise to each
+pixel, blends two whole digits or changes a whole digit's thickness; a hole is a bar, and a warp has another wavelength.
 """
 
 import math

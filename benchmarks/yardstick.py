@@ -3,8 +3,8 @@
     python benchmarks/yardstick.py --root data
 
 1,000 test digits against the 60,000 training digits. Their distance has a mean and a standard deviation over draws of
-other test digits; every damage (``damages.py``) is then told in these deviations above that mean. Features are good if
-each damage's distance rises from grade to grade, and is beyond three deviations already at the first.
+other test digits; every damage (``digit_damages.py``) is then told in these deviations above that mean. Features are
+good if each damage's distance rises from grade to grade, and is beyond three deviations already at the first.
 
 ``--features`` are names of the package's, or modules by their path, ``my.module.Network``: uint8 images
 (N, 1, 28, 28) → features (N, F). ``--early`` is a checkpoint of a model that has hardly learnt to draw digits; left
@@ -24,7 +24,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from damages import PICTURES, REPLACED, SETS, Damage, damaged
+from digit_damages import PICTURES, REPLACED, SETS, Damage, damaged
 from results import RESULTS, machine, table, write
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -49,6 +49,7 @@ CONDITION_GRID = "tests/callbacks/test_condition_grid.py"
 EXTRAPOLATION, KERNEL = (f"tests/metrics/test_{name}.py" for name in ("extrapolation", "kernel_distance"))
 AGREEMENT = "tests/metrics/test_agreement.py"
 RACE = "tests/test_race.py"
+CLUSTERS, GROUPS = "tests/data/test_clusters.py", "tests/training/test_groups.py"
 SHARED, FLOATS = "tests/metrics/test_shared_reference.py", "tests/test_floats.py"
 FAKE_CUDA = "tests/test_fake_cuda.py"
 CONDITIONING = "tests/networks/test_conditioning.py"
@@ -1783,6 +1784,50 @@ MUTATIONS = [
         "(width is None or value.shape[axis] == width)",
         "(width is None or value.shape[axis] >= width)",
         "tests/training/test_compatibility.py",
+    ),
+    # ---- groups in the place of classes
+    Mutation(
+        "a class's samples are of the first class's groups",
+        "data/clusters.py",
+        "return classes * shares.shape[1] + drawn",
+        "return drawn",
+        GROUPS,
+    ),
+    Mutation(
+        "every group is drawn as often as any other",
+        "data/clusters.py",
+        "shares = torch.where(shares.sum(1, keepdim=True) > 0, shares, 1)",
+        "shares = torch.ones_like(shares)",
+        CLUSTERS,
+    ),
+    Mutation(
+        "a group that has lost all its pictures becomes a black one",
+        "data/clusters.py",
+        "centres = torch.where(sizes[:, None] > 0, sums / sizes.clamp(min=1)[:, None], centres)",
+        "centres = sums / sizes[:, None]",
+        CLUSTERS,
+    ),
+    Mutation(
+        "held-out pictures are divided by centres of their own",
+        "data/base.py",
+        "labels = [found.of(images.images, own) for images, own in zip((training, held_out), own, strict=True)]",
+        "labels = [cluster(images.images, own, clusters, classes).of(images.images, own) for images, own in zip("
+        "(training, held_out), own, strict=True)]",
+        CLUSTERS,
+    ),
+    Mutation(
+        "the network is told the class as if it were a group",
+        "training/trained.py",
+        'asked["labels"] = self.groups.draw(classes, generator)',
+        'asked["labels"] = classes',
+        GROUPS,
+    ),
+    Mutation(
+        "groups of real pictures are read as classes",
+        "metrics/agreement.py",
+        "labels = labels if groups is None else groups.class_of(labels)",
+        "labels = labels",
+        GROUPS,
     ),
     # ---- the race of the benchmarks
     Mutation(

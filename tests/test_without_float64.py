@@ -134,16 +134,20 @@ class Patches(nn.Module):
         return nn.functional.avg_pool2d(self.weight * images.float(), 7).flatten(1)
 
 
-def evaluated(callback: Any, module: Any, data: Any) -> float:
+def evaluated(callback: Any, module: Any, data: Any) -> dict[str, float]:
     """What the callback logs."""
     found: dict[str, Any] = {}
     module.log = lambda name, value, **_: found.update({name: value})
     strategy = SimpleNamespace(broadcast=lambda x: x, reduce=lambda x, **_: x)
-    trainer = SimpleNamespace(datamodule=data, world_size=1, global_rank=0, is_global_zero=True, strategy=strategy)
+    trainer = SimpleNamespace(
+        **{"datamodule": data, "world_size": 1, "global_rank": 0, "is_global_zero": True, "strategy": strategy},
+        precision_plugin=SimpleNamespace(forward_context=nullcontext),
+    )
+    module.log_dict = lambda values, **_: found.update(values)
+    module.all_gather, module._trainer = (lambda rows: rows), trainer
     callback.setup(trainer, module, "fit")
     callback.evaluate(trainer, module)
-    (value,) = found.values()
-    return value
+    return found
 
 
 def test_fid_is_that_of_the_cpu(make_module: Any, make_data: Any, tmp_path: Any) -> None:

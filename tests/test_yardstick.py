@@ -70,7 +70,7 @@ def test_every_damage_of_a_set_is_seen(digits, taken, reference) -> None:
 
 
 def test_that_share_of_the_stroke_is_erased_and_nothing_else(digits) -> None:
-    from damages import erased
+    from digit_damages import erased
 
     x = digits[0][:200] / 255
     for share in (0.02, 0.2):
@@ -82,7 +82,7 @@ def test_that_share_of_the_stroke_is_erased_and_nothing_else(digits) -> None:
 
 
 def test_pixels_are_read_as_far_away_as_it_says() -> None:
-    from damages import elastic
+    from digit_damages import elastic
 
     ramp = torch.arange(28.0).expand(64, 1, 28, 28)  # what is read tells from where
     moved = (elastic(ramp, 1.0, torch.Generator().manual_seed(0)) - ramp)[..., 6:-6, 6:-6]
@@ -90,7 +90,7 @@ def test_pixels_are_read_as_far_away_as_it_says() -> None:
 
 
 def test_a_blur_has_its_width_and_keeps_the_ink() -> None:
-    from damages import blurred
+    from digit_damages import blurred
 
     dot = torch.zeros(1, 1, 29, 29)
     dot[..., 14, 14] = 1
@@ -102,7 +102,7 @@ def test_a_blur_has_its_width_and_keeps_the_ink() -> None:
 
 
 def test_sets_are_without_classes_and_with_copies() -> None:
-    from damages import left_out, repeated, replaced
+    from digit_damages import left_out, repeated, replaced
 
     labels = torch.arange(4_000) % 10
     rows = torch.stack([labels.float(), torch.arange(4_000.0)], dim=1)

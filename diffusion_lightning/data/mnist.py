@@ -31,7 +31,7 @@ class EmbeddedMNIST(ImageDataModule):
             images = torch.from_numpy(arrays["images"]).unsqueeze(1)
             labels = torch.from_numpy(arrays["labels"].astype(np.int64))
         held_out = torch.zeros(len(labels), dtype=torch.bool)
-        for label in range(self.num_classes):
+        for label in range(len(DIGITS)):
             held_out[(labels == label).nonzero()[-100:]] = True
         return TensorImages(images[~held_out], labels[~held_out]), TensorImages(images[held_out], labels[held_out])
 

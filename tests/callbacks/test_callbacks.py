@@ -36,6 +36,7 @@ from diffusion_lightning.callbacks import progress, sample_grid
 from diffusion_lightning.callbacks.pictures import check_at_least_one, is_due, leave_picture, share
 from diffusion_lightning.data.tensor_images import TensorImages
 from diffusion_lightning.images import image_grid, to_uint8, visible
+from diffusion_lightning.metrics.digits import JudgedDigitFeatures
 from diffusion_lightning.metrics.extrapolation import infinite_frechet_distance
 from diffusion_lightning.metrics.features import DigitFeatures
 from diffusion_lightning.metrics.fid import ReferenceFID
@@ -545,7 +546,7 @@ def test_samples_that_are_real_digits_are_read_as_those_are(labelled, fit, short
     real_samples()
     callback = FIDCallback(num_samples=200, batch_size=100, cache=str(tmp_path))
     trainer = fit(callback, module=labelled, data=short_data())
-    found, network, held_out = read(trainer), DigitFeatures(), short_data().held_out_images
+    found, network, held_out = read(trainer), JudgedDigitFeatures(), short_data().held_out_images
     logits = network.logits(network(held_out.images))
     agree, legible = logits.argmax(1) == held_out.labels, logits.softmax(1).max(1).values >= 0.9
     drawn = torch.cat([(held_out.labels == digit).nonzero()[digit:100:10, 0] for digit in range(10)])

@@ -116,7 +116,7 @@ OF_MUON = " of timm.optim.Muon; to be set by "
         (
             "mnist",
             ("--model.sampler", "Heun"),
-            "lightning: --model.sampler diffusion_lightning.Heun keeps steps=8 of diffusion_lightning."
+            "lightning: --model.sampler diffusion_lightning.Heun keeps steps=14 of diffusion_lightning."
             "DPMSolverPlusPlus; to be set by --model.sampler.steps",
         ),
         (

@@ -33,6 +33,7 @@ from diffusion_lightning import (
 from diffusion_lightning.commands.sweep import label as label_of
 from diffusion_lightning.images import to_uint8
 from diffusion_lightning.metrics.agreement import Agreement, least_sure, tally
+from diffusion_lightning.metrics.digits import JudgedDigitFeatures
 from diffusion_lightning.metrics.features import DigitFeatures
 from diffusion_lightning.randomness import Stream, derive_seed, draw_some
 from diffusion_lightning.training.checkpoint_file import KEY
@@ -105,7 +106,7 @@ def test_everything_about_a_checkpoint_of_a_run(here, capsys):
     assert done.folder == Path("run/evaluations/step=3_Heun-steps=2_num=12_seed=3_digits_EmbeddedMNIST")
     assert done.files == {"results.json", "results.md", "neighbours.png", "worst.png"}
 
-    network, data = DigitFeatures(), EmbeddedMNIST()
+    network, data = JudgedDigitFeatures(), EmbeddedMNIST()
     data.setup()
     features = network(draw(num=12, batch_size=5, seed=3))
     expected = evaluate(
@@ -321,7 +322,7 @@ def test_several_seeds_and_the_distance_of_infinitely_many_samples(here, capsys)
     )
     done = results(capsys, *options, "--seeds", "2", "--extrapolate", "true")
     assert "_num=516_seeds=4-5_digits_" in done.folder.name
-    network, data = DigitFeatures(), EmbeddedMNIST()
+    network, data = JudgedDigitFeatures(), EmbeddedMNIST()
     reference = Reference.of_images("x", data.fid_reference(), network, "x")
     each = []
     for seed in (4, 5):
@@ -368,16 +369,16 @@ def test_samplers_are_compared_with_their_own_steps(here, capsys):
 
 
 def test_what_was_found_before_an_interruption_is_kept(here, capsys, monkeypatch):
-    from diffusion_lightning.commands import evaluate
+    from diffusion_lightning.commands import judging
 
-    original = evaluate.judge
+    original = judging.judge
 
     def judge(subject, way, *compared_with):
         if way.sampler.steps == 3:
             raise KeyboardInterrupt
         return original(subject, way, *compared_with)
 
-    monkeypatch.setattr(evaluate, "judge", judge)
+    monkeypatch.setattr(judging, "judge", judge)
     common = ["evaluate", *LAST, "--num", "3", "--metrics", "[is]"]
     with pytest.raises(SystemExit):
         cli.main([*common, "--sweep.steps", "[2, 3]"])
