@@ -125,7 +125,8 @@ def _about_classes(network: nn.Module, own: int, data: Any, classes: int) -> str
     names = getattr(data, "class_names", None) or []
     names = names if len(names) == classes else []  # where the data are in groups, those of the classes
     listed = f" ({', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''})" if names else ""
-    have = f"has {classes} classes{listed}" if classes > 1 else "has no classes"
+    labels = "groups" if getattr(getattr(data, "condition", None), "clusters", None) else "classes"
+    have = f"has {classes} {labels}{listed}" if classes > 1 else "has no classes"
     wrong = "samples would be asked for of classes never seen" if own > classes else "the network has not one for each"
     nothing = option(network, "num_classes", None)
     right = f"{option(network, 'num_classes', classes)}, or {nothing} to train without" if classes > 1 else nothing

@@ -16,6 +16,7 @@ from diffusion_lightning import (
     UNet,
 )
 from diffusion_lightning.data.clusters import Groups
+from diffusion_lightning.training.compatibility import check_compatible
 from diffusion_lightning.training.requested import to_compare, to_look_at
 from diffusion_lightning.training.trained import TrainedModel
 
@@ -114,6 +115,12 @@ def test_guidance_compares_a_group_with_none(fitted, told, tmp_path):
     model.sample(num=4, guidance=lambda denoiser: ClassifierFreeGuidance(denoiser, 2.0))
     groups = [labels.view(2, 4) for labels in told]  # without a group and with it, in one batch
     assert all((each[0] == 3).all() and (each[1] < 3).all() for each in groups)
+
+
+def test_a_network_of_another_number_is_told_the_number_of_groups():
+    network = UNet(channels=(4,), num_res_blocks=1, embed_dim=8, middle_attention=False, num_classes=10)
+    with pytest.raises(ValueError, match=r"EmbeddedMNIST has 30 groups, and .* give --model.network.num_classes 30"):
+        check_compatible(network, digits(within_classes=True))
 
 
 @pytest.mark.parametrize("within_classes", [False, True])
