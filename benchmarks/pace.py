@@ -89,9 +89,11 @@ class _Contestant:
 
 def measure(path: Path, names: Iterable[str], root: str, threads: int, seconds: float, turns: int) -> dict[str, float]:
     """Steps a second of these systems and those before, of which what is missing is measured and kept in ``path``."""
-    kept = json.loads(path.read_text()) if path.is_file() else {"threads": threads, ANCHOR: [], "ratios": {}}
+    new = {"threads": threads, "seconds": seconds, "turns": turns, ANCHOR: [], "ratios": {}}
+    kept = json.loads(path.read_text()) if path.is_file() else new
     if kept["threads"] != threads:
         raise SystemExit(f"--threads {threads}: {path} was measured with {kept['threads']}: give another --folder")
+    seconds, turns = kept["seconds"], kept["turns"]  # for those that come later too
     missing = [name for name in names if name != ANCHOR and name not in kept["ratios"]]
     if missing or not kept[ANCHOR]:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,8 @@ def main() -> None:
         race.time_drawing(name, root, threads, folders)
     results = _earlier(options)
     results["floor"] = alone(floor, root, options.samples, threads)
-    results["pace"] = {"ours": rates[pace.ANCHOR], "turns": options.turns, "seconds": options.seconds}
+    measured = json.loads(kept.read_text())
+    results["pace"] = {"ours": rates[pace.ANCHOR], "turns": measured["turns"], "seconds": measured["seconds"]}
     for name in options.systems:
         results["systems"][name] = race.collect(name, rates[name], folders[name])
         options.results.mkdir(parents=True, exist_ok=True)

@@ -269,6 +269,48 @@ def test_a_system_trains_until_it_is_as_good() -> None:
     assert (rival("azula-our-training"), rival("azula-classes")) == ("ours-without-classes", "ours")
 
 
+@pytest.mark.parametrize("is_scheduled", [False, True])
+def test_what_trains_on_is_one_training_unless_its_rate_falls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_scheduled: bool
+) -> None:
+    import judging
+    import race
+    import until
+
+    parts, worth = [], {15: 8.0, 20: 7.0, 25: 5.0, 40: 4.0}
+
+    def alone(work: Any, *given: Any) -> None:
+        if work is race.train_part:
+            _, _, planned, last, start, path, _ = given
+            parts.append((planned, last, start and start.name))
+            race.finished(path).write_text("{}")
+        else:
+            leave(given[2], worth[int(given[2].stem)])
+
+    def leave(path: Path, value: float) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = {"samples": 100, "fid": {**dict.fromkeys(judging.KNOWN, 0.0), judging.NEWEST: value}}
+        path.with_suffix(".json").write_text(json.dumps(found))
+
+    folders = {name: tmp_path / name for name in ("ours-without-classes", "azula")}
+    for name, fids in zip(folders, ([9, 7, 6, 3], [90, 60, 30, 9]), strict=True):
+        for path, value in zip(race.of_folder(folders[name]), fids, strict=True):
+            leave(path, value)
+    (folders["azula"] / "samplers.json").write_text(json.dumps({"feature": judging.NEWEST, "best": "Heun"}))
+    (folders["azula"] / "until").mkdir()
+    monkeypatch.setattr(until, "alone", alone)
+    monkeypatch.setattr(until, "system_class", lambda name: SimpleNamespace(is_scheduled=is_scheduled))
+    for _ in range(2):  # what is there is not done again
+        found = until.search("azula", "root", 10, 60, 1.0, 100, 1, folders)
+        assert found["target"] == 6
+        if is_scheduled:
+            assert found["minutes"] == 40
+            assert parts == [(1200, 1200, None), (2400, 2400, None)]
+        else:
+            assert found["minutes"] == 25
+            assert parts == [(900, 900, "3.pt"), (1200, 1200, "15.pt"), (1500, 1500, "20.pt")]
+
+
 def raced() -> dict[str, Any]:
     """Made-up results of two systems in each part; one has not been timed in drawing."""
     machine = {"training_memory_gb": 1.25, "sampling_memory_gb": 1.0, "machine": "a machine", "parameters": 930_000}

@@ -73,7 +73,9 @@ class Ours(System):
 
 class OursWithoutClasses(Ours):
     name = "ours-without-classes"
-    settings = "the same, but for model.network.init_args.num_classes: null, and so without dropout and guidance"
+    settings = (
+        "configs/mnist.yaml, but for model.network.init_args.num_classes: null, and so without dropout and guidance"
+    )
     has_classes = False
     options = (
         "--model.network.init_args.num_classes=null",
