@@ -551,6 +551,24 @@ def test_a_learning_rate_that_is_changed_on_a_resume_is_the_one_that_trains(fit,
     assert last["optimizer_states"][0]["param_groups"][0]["lr"] == 0.0001
 
 
+def test_an_old_run_goes_on_in_the_features_that_it_was_begun_in(fit, environment, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
+
+    def callbacks(feature: str) -> tuple[str, str]:
+        fid = {"class_path": "FIDCallback", "init_args": {"num_samples": 4, "feature": feature}}
+        stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "fid/mnist@4", "patience": 9}}
+        return "--trainer.callbacks", json.dumps([fid, stop])
+
+    fit(*callbacks("mnist"))
+    with caplog.at_level("INFO"):
+        fit(*callbacks("auto"), "--ckpt_path", "last", "--trainer.max_epochs", "2")
+    said = [record.getMessage() for record in caplog.records]
+    assert sum(line.startswith("FIDCallback: feature=auto stays mnist, ") for line in said) == 1
+    table = rows(fit.folder / "runs" / "digits" / "version_0")
+    assert [row["step"] for row in table if "fid/mnist@4" in row] == ["2", "5"]
+    assert not any("digits@" in name for row in table for name in row)
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
