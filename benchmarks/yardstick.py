@@ -242,10 +242,14 @@ def plot(test: Tensor, early: Tensor, path: Path) -> None:
             for digits in grades
         ]
         picture = torch.cat(panels, dim=1)
-        axis.imshow(F.pad(picture, (0, 4 * panels[0].shape[1] - picture.shape[1]), value=255).numpy(), cmap="gray")
+        axis.imshow(
+            F.pad(picture, (0, 4 * panels[0].shape[1] - picture.shape[1]), value=255).numpy(),
+            cmap="gray",
+            interpolation="nearest",
+        )
         axis.set_axis_off()
         axis.set_title(title, fontsize=9, loc="left")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
