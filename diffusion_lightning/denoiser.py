@@ -6,6 +6,7 @@ D(x, t) = E[x0 | x_t = x] determines everything else. With x_t = α x0 + σ z (T
           \frac{\mathrm{d}x}{\mathrm{d}t} = f x - \tfrac12 g^2\, \nabla \ln p_t(x) = \alpha' D + \sigma' \hat z .
 """
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from typing import Any
@@ -34,6 +35,12 @@ class Denoiser(nn.Module, ABC):
     Args:
         sde: the forward process.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # some versions of Python, 3.11.2 for one, take an inherited __new__ for what a class is made by
+        own = inspect.signature(cls.__init__)
+        cls.__signature__ = own.replace(parameters=list(own.parameters.values())[1:])  # type: ignore[attr-defined]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Denoiser":
         if cls is Denoiser:

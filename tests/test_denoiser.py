@@ -1,5 +1,6 @@
 """The denoiser's derived functions, and the exact denoiser of a Gaussian mixture against quadrature and autograd."""
 
+import inspect
 import math
 from typing import Any
 
@@ -220,6 +221,25 @@ def test_device_is_where_the_weights_are() -> None:
     assert denoiser.to("meta").device == torch.device("meta")
     assert mixture(VPSDE()).to("meta").device == torch.device("meta")  # buffers only
     assert NetworkDenoiser(nn.Identity(), VPSDE(), NoisePrediction()).device == torch.device("cpu")
+
+
+def test_an_heir_has_the_arguments_that_it_is_made_by() -> None:
+    """Some versions of Python, 3.11.2 for one, say (*args, **kwargs) of it, and guidance had no weight there."""
+
+    class Steered(Denoiser):
+        def __init__(self, sde: SDE, weight: float = 2.0) -> None:
+            super().__init__(sde)
+            self.weight = weight
+
+        def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+            return x
+
+    class Heir(Steered):
+        pass
+
+    assert str(Heir.__signature__) == str(inspect.signature(Steered.__init__)).replace("self, ", "")  # type: ignore[attr-defined]
+    assert inspect.signature(Heir).parameters["weight"].default == 2.0
+    assert Heir(VPSDE(), weight=3.0).weight == 3.0
 
 
 def test_the_abstract_one_says_what_to_make_instead() -> None:
