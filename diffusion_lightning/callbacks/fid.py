@@ -256,8 +256,8 @@ class FIDCallback(Measurement):
         data = trainer.datamodule  # type: ignore[attr-defined]
         images = getattr(data, "held_out_images", None)
         if images is not None and len(images):
-            place = trainer.global_rank, trainer.world_size
-            own = tally_held_out(self._fid.features, images, global_seed(), pl_module.device, *place, data.groups)
+            place, groups = (trainer.global_rank, trainer.world_size), getattr(data, "groups", None)
+            own = tally_held_out(self._fid.features, images, global_seed(), pl_module.device, *place, groups)
             read = trainer.strategy.reduce(own, reduce_op="sum")
             self._held_out = Agreement.of(read, asked=pl_module.has_classes)
 
