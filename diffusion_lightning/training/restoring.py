@@ -74,7 +74,8 @@ class Restores(LightningModule):
             self.class_names = checkpoint[KEY].get("class_names")
             self.vector_names = checkpoint[KEY].get("vector_names")
             self.class_counts = checkpoint[KEY].get("class_counts")
-            self.groups = groups_in(checkpoint[KEY])
+        # what the network was taught its labels are, whatever data it is tried on now
+        self.groups = groups_in(checkpoint[KEY]) or self.groups
         if is_resumed:
             self._resumption.read(self, checkpoint)  # type: ignore[arg-type]
 
