@@ -51,6 +51,7 @@ _HOME = {
         "DPMSolverPlusPlus",
     ),
     "guidance": ("ClassifierFreeGuidance", "AutoGuidance", "ClassifierGuidance"),
+    "inverse": ("Operator", "Inpainting", "Posterior", "Replacement", "restore"),
     "likelihood": ("log_likelihood", "bits_per_dim"),
     "networks": ("ScoreNet", "UNet", "DoubleConvUNet", "MLP", "DiffusersUNet"),
     "data.augmentation": ("GeometricAugmentation",),
