@@ -1,7 +1,7 @@
 r"""Denoisers of p(x0 | y): what a trained model says of a picture of which something was measured.
 
-A method is a denoiser around a denoiser. What all share is here: the measurement, its noise, and the denoiser's own
-derivatives. By Bayes' rule the score of what is wanted is
+A method is a denoiser around a denoiser. What they share is here: the measurement, and the model's own derivative. By
+Bayes' rule the score of what is wanted is
 
 .. math:: \nabla \ln p_t(x \mid y) = \nabla \ln p_t(x) + \nabla \ln p(y \mid x_t = x),
 
@@ -9,12 +9,10 @@ and by Tweedie's formula, with x_t = α x0 + σ z,
 
 .. math:: \mathrm{E}[x_0 \mid x_t, y] = D(x, t) + \frac{\sigma^2}{\alpha}\, \nabla \ln p(y \mid x_t = x).
 
-The methods differ in how they guess p(y | x_t), which needs the covariance of x0 given x_t (Daras et al. 2024, "A
+The methods differ in how they guess p(y | x_t), which needs to know how far x0 may be from D (Daras et al. 2024, "A
 survey on diffusion models for inverse problems", arXiv:2410.00083).
 """
 
-import math
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +20,11 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.denoiser import Denoiser
+from diffusion_lightning.inverse.measured import Measured
 from diffusion_lightning.inverse.operators import Operator
 
 
-class Posterior(Denoiser):
+class Posterior(Measured, Denoiser):
     """A denoiser that knows a measurement y = A(x0) + n: :meth:`denoise` is about E[x0 | x_t = x, y].
 
     Args:
@@ -45,20 +44,13 @@ class Posterior(Denoiser):
 
     is_guided = True
 
-    y: Tensor
-
     def __init__(self, denoiser: Denoiser, y: Tensor, operator: Operator, noise_std: float = 0.0) -> None:
         super().__init__(denoiser.sde)
-        check_noise_std(noise_std)
-        if not y.isfinite().all():
-            raise ValueError("y: holds NaN or infinite values: all must be finite")
         self.denoiser = denoiser
         self.operator = operator
-        self.noise_std = float(noise_std)
+        self.noise_std = noise_std
         self.register_buffer("y", y)
-
-    @abstractmethod
-    def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor: ...
+        self.check_measurement()
 
     @property
     def num_classes(self) -> int | None:
@@ -66,30 +58,6 @@ class Posterior(Denoiser):
 
     def null(self, **cond: Any) -> dict[str, Tensor] | None:
         return self.denoiser.null(**cond)
-
-    def measurement(self, x: Tensor) -> Tensor:
-        """y, one for each example of a batch ``x``.
-
-        Raises:
-            ValueError: if there is neither one nor one for each.
-        """
-        if len(self.y) not in (1, len(x)):
-            raise ValueError(f"y: {len(self.y)} measurements: must be 1 or {len(x)}, one for each example")
-        return self.y.to(x.dtype).expand(len(x), *self.y.shape[1:])
-
-    def residual(self, denoised: Tensor) -> Tensor:
-        """y − A(D), of the shape of y.
-
-        Raises:
-            ValueError: if what the operator makes of an example has another shape than the measurement.
-        """
-        y, predicted = self.measurement(denoised), self.operator(denoised)
-        if predicted.shape != y.shape:
-            raise ValueError(
-                f"y: has shape {tuple(y.shape[1:])}: must be {tuple(predicted.shape[1:])}, which is what "
-                f"{type(self.operator).__name__} makes of an example of shape {tuple(denoised.shape[1:])}"
-            )
-        return y - predicted
 
     def linearized(self, x: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         r"""D(x, t), and the function :math:`v \mapsto J^\top v` with :math:`J = \partial D / \partial x`.
@@ -100,18 +68,11 @@ class Posterior(Denoiser):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             denoised = self.denoiser.denoise(x, t, **cond)
-        self.evaluations = self.denoiser.evaluations
-        cost = self.denoiser.evaluations
+        cost = self.evaluations = self.denoiser.evaluations
 
         def transposed(v: Tensor) -> Tensor:
             self.evaluations += cost
-            (product,) = torch.autograd.grad(denoised, x, v, retain_graph=True)
+            (product,) = torch.autograd.grad(denoised, x, v.to(denoised), retain_graph=True)
             return product
 
         return denoised.detach(), transposed
-
-
-def check_noise_std(noise_std: float) -> None:
-    """Raise a ValueError unless it is a standard deviation."""
-    if not (math.isfinite(noise_std) and noise_std >= 0):
-        raise ValueError(f"noise_std={noise_std}: must be zero (no noise) or above")
