@@ -83,7 +83,9 @@ def restore(
     batches = []
     with progress_bar(total=total, desc="answers", unit="answer", disable=not (progress and total > batch_size)) as bar:
         for rows in (torch.arange(total) % len(measured)).split(batch_size):
-            asked: dict[str, Any] = {name: value[rows] if isinstance(value, Tensor) else value for name, value in cond.items()}
+            asked: dict[str, Any] = {
+                name: value[rows] if isinstance(value, Tensor) else value for name, value in cond.items()
+            }
             given = {"y": measured[rows], "operator": operator, "noise_std": noise_std}
             by, of = (maker(**given), denoiser) if draws_itself else (sampler, maker(denoiser, **given))
             batches.append(by(of, (len(rows), *shape), generator=generator, progress=progress, **asked))

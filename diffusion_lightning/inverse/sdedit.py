@@ -32,9 +32,7 @@ class SDEdit(NoiseLevelSampler):
     def __init__(self, picture: Tensor, noise_level: float = 1.0, sampler: RhoSpacedSampler | None = None) -> None:
         sampler = sampler if sampler is not None else DPMSolverPlusPlus()
         if not isinstance(sampler, RhoSpacedSampler):
-            raise TypeError(
-                f"sampler={type(sampler).__name__}: must be Heun or DPMSolverPlusPlus"
-            )
+            raise TypeError(f"sampler={type(sampler).__name__}: must be Heun or DPMSolverPlusPlus")
         super().__init__(sampler.steps, sampler.t_min)
         if not noise_level > 0:
             raise ValueError(f"noise_level={noise_level}: must be above zero")

@@ -117,9 +117,7 @@ class Fourier(Operator):
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
         if mask.ndim != 2 or not ((mask == 0) | (mask == 1)).all():
-            raise ValueError(
-                "mask: must be (H, W), true (1) for each frequency that is measured, else false (0)"
-            )
+            raise ValueError("mask: must be (H, W), true (1) for each frequency that is measured, else false (0)")
         self.register_buffer("mask", mask.bool())
 
     def forward(self, x: Tensor) -> Tensor:
