@@ -19,9 +19,10 @@ class PGDM(Posterior):
               (r^2 A A^\top + \sigma_y^2 I)^{-1} (y - A D), \qquad
               r^2 = \frac{\tilde\sigma^2 s^2}{\tilde\sigma^2 + s^2}, \quad \tilde\sigma = \sigma / \alpha,
 
-    which is the guess of the paper (eq. 7 to 9) put into Tweedie's formula; the system is solved in closed form for most
-    operators, and one vector–Jacobian product is all that it costs. Exact for data N(0, s² I). The paper has r² in front, too, as a weight
-    that its authors chose for their samplers; here it is left to the formula, so that every sampler draws the same.
+    which is the guess of the paper (eq. 7 to 9) put into Tweedie's formula. The system is solved in closed form for
+    most operators; what it costs is one vector–Jacobian product. Exact for data N(0, s² I). The paper has r² in front,
+    too, a weight that its authors chose for their samplers; here Bayes' rule has the last word, and every sampler draws
+    the same.
 
     Args:
         denoiser: as in :class:`~diffusion_lightning.inverse.posterior.Posterior`.
