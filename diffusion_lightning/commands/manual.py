@@ -14,6 +14,8 @@ usage: lightning COMMAND [options]
   predict     samples as single pictures, split over processes
   sample      samples of a run or a checkpoint:
                       lightning sample --ckpt_path runs/quickstart --output s.png
+  restore     fill in, colour, enlarge or sharpen pictures:
+                      lightning restore --ckpt_path runs/quickstart --task inpaint --input folder --mask bottom
   evaluate    FID, KID, Inception Score, precision and recall:  lightning evaluate --ckpt_path runs/quickstart
   likelihood  bits/dim of held-out images:
                       lightning likelihood --ckpt_path runs/quickstart --data EmbeddedMNIST

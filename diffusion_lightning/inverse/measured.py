@@ -45,7 +45,7 @@ class Measured:
                 f"y: has shape {tuple(self.y.shape[1:])}: must be {tuple(predicted.shape[1:])}, which is what "
                 f"{type(self.operator).__name__} makes of an example of shape {tuple(x.shape[1:])}"
             )
-        return self.y.to(x) - predicted
+        return self.operator.measured(self.y.to(x)) - predicted
 
     def consistent(self, x: Tensor) -> Tensor:
         """The nearest to x that agrees with a linear measurement without noise, as E[x0 | x_t, y] does."""

@@ -165,3 +165,10 @@ def test_measurements_have_their_noise() -> None:
 def test_what_does_not_fit_is_told(make, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_noise_is_where_something_is_measured() -> None:
+    half = Inpainting(torch.arange(4) < 2)
+    y = half.measure(torch.zeros(3, 4), 1.0, torch.Generator().manual_seed(0))
+    assert (y[:, :2] != 0).all()
+    assert (y[:, 2:] == 0).all()

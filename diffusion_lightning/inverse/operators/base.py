@@ -46,6 +46,10 @@ class Operator(nn.Module, ABC):
         """
         raise ValueError(f"{type(self).__name__}: is not linear, and has no adjoint")
 
+    def measured(self, y: Tensor) -> Tensor:
+        """y with zeros where nothing is measured, for operators that keep the place of what they leave out."""
+        return y
+
     def shape_of(self, y: Tensor) -> tuple[int, ...]:
         """The shape of the example of which each of a batch of measurements is one."""
         return tuple(self.adjoint(y).shape[1:]) if self.is_linear else tuple(y.shape[1:])
@@ -74,7 +78,8 @@ class Operator(nn.Module, ABC):
         """
         y = self(x)
         device = generator.device if generator is not None else y.device
-        return y + noise_std * torch.randn(y.shape, generator=generator, device=device, dtype=y.dtype).to(y.device)
+        z = torch.randn(y.shape, generator=generator, device=device, dtype=y.dtype).to(y.device)
+        return self.measured(y + noise_std * z)
 
     def __call__(self, x: Tensor) -> Tensor:
         """A(x), the batch first."""

@@ -128,6 +128,9 @@ class Fourier(Operator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self._from_frequencies(self._frequencies(y))
 
+    def measured(self, y: Tensor) -> Tensor:
+        return y * self.mask
+
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         # a real picture's frequency k is the conjugate of that of −k: AᵀA multiplies both by the mean of their masks
         counted = self.mask.float()

@@ -58,6 +58,9 @@ class Inpainting(_Diagonal):
     def adjoint(self, y: Tensor) -> Tensor:
         return self(y)
 
+    def measured(self, y: Tensor) -> Tensor:
+        return self(y)
+
     def extra_repr(self) -> str:
         return f"{int(self.mask.sum())} of {self.mask.numel()} known"
 

@@ -1,0 +1,137 @@
+"""The tasks of `lightning restore`: by which operator each has been measured, and of which size its pictures are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffusion_lightning.commands.input_pictures import check_size, read_pictures
+from diffusion_lightning.commands.usage import UsageError
+from diffusion_lightning.inverse import Crop, Downsample, GaussianBlur, Grayscale, Inpainting, Operator
+
+Task = Literal["inpaint", "colour", "upscale", "deblur", "outpaint", "custom"]
+
+MASKS = "left, right, top, bottom, center, random:0.5 or a picture's path"
+
+
+@dataclass
+class Measuring:
+    """How a task's pictures have been measured.
+
+    Attributes:
+        operator: A.
+        channels: of the pictures that were measured.
+        size: (height, width) of them; None where the operator makes no pictures.
+        why: it is of that size, in words.
+    """
+
+    operator: Operator
+    channels: int
+    size: tuple[int, int] | None
+    why: str
+
+
+def measuring(
+    task: Task,
+    shape: tuple[int, ...],
+    mask: str = "center",
+    factor: int = 2,
+    sigma: float = 1.0,
+    window: tuple[int, int] | None = None,
+    operator: Operator | None = None,
+    seed: int = 0,
+) -> Measuring:
+    """What a task's options mean for a model of pictures of this shape, (C, H, W).
+
+    Raises:
+        UsageError: for options that do not go together, or not with the shape.
+        ValueError: as the operator does.
+    """
+    channels, height, width = shape
+    of_model = "as the model's"
+    if (operator is None) == (task == "custom"):
+        raise UsageError(
+            "operator: --task custom needs one, such as --operator MotionBlur --operator.length 7"
+            if operator is None
+            else f"operator={type(operator).__name__}: goes with --task custom"
+        )
+    match task:
+        case "inpaint":
+            known = ~missing_pixels(mask, (height, width), seed)
+            return Measuring(Inpainting(known), channels, (height, width), of_model)
+        case "colour":
+            if channels != 3:
+                raise UsageError("task=colour: the model draws grey pictures: it knows no colours")
+            return Measuring(Grayscale(), 1, (height, width), of_model)
+        case "upscale":
+            if factor < 2 or height % factor or width % factor:
+                raise UsageError(
+                    f"factor={factor}: must be at least 2 and divide the model's {width} × {height} pixels"
+                )
+            small = (height // factor, width // factor)
+            return Measuring(
+                Downsample(factor), channels, small, f"the model's {width} × {height} over --factor {factor}"
+            )
+        case "deblur":
+            return Measuring(GaussianBlur(sigma), channels, (height, width), of_model)
+        case "outpaint":
+            inside = window if window is not None else (height // 2, width // 2)
+            return Measuring(Crop(inside, (height, width)), channels, inside, "as --window, rows × columns, says")
+        case "custom":
+            assert operator is not None
+            measured = operator(torch.zeros(1, *shape))
+            is_picture = measured.ndim == 4 and measured.shape[1] in (1, 3)
+            size = (measured.shape[2], measured.shape[3]) if is_picture else None
+            return Measuring(operator, measured.shape[1], size, f"as {type(operator).__name__} makes them")
+
+
+def missing_pixels(mask: str, size: tuple[int, int], seed: int) -> Tensor:
+    """What a mask says is to be filled in, ``(H, W)`` bool.
+
+    Args:
+        mask: left, right, top, bottom: that half; center: the middle, half as high and wide; random:p: each pixel with
+            probability p; or the path of a picture that is white where it is to be filled in.
+        size: (height, width).
+        seed: of the random one.
+
+    Raises:
+        UsageError: for another word, a share out of (0, 1), a picture that cannot be read or of another size, or a mask
+            that leaves nothing, or all, to be filled in.
+    """
+    height, width = size
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    kind, _, share = mask.partition(":")
+    match kind:
+        case "left":
+            missing = (columns < width // 2).expand(size)
+        case "right":
+            missing = (columns >= width - width // 2).expand(size)
+        case "top":
+            missing = (rows < height // 2).expand(size)
+        case "bottom":
+            missing = (rows >= height - height // 2).expand(size)
+        case "center":
+            inside = (rows >= height // 4) & (rows < height - height // 4)
+            missing = inside & (columns >= width // 4) & (columns < width - width // 4)
+        case "random":
+            try:
+                probability = float(share)
+            except ValueError:
+                probability = -1.0
+            if not 0 < probability < 1:
+                raise UsageError(f"mask={mask!r}: must be random: and a share between 0 and 1, such as random:0.5")
+            missing = torch.rand(size, generator=torch.Generator().manual_seed(seed)) < probability
+        case _:
+            if not Path(mask).is_file():
+                raise UsageError(f"mask={mask!r}: must be {MASKS}")
+            picture = read_pictures(Path(mask), 1, "mask")
+            check_size(picture, size, "mask", "as the model's pictures")
+            missing = next(iter(picture.values()))[0] > 0
+    if not missing.any() or missing.all():
+        filled = "all" if missing.all() else "nothing"
+        raise UsageError(
+            f"mask={mask!r}: {filled} is to be filled in: white (or random) marks what is missing, in part"
+        )
+    return missing.contiguous()

@@ -1,0 +1,293 @@
+"""`lightning restore`: what was it? Answers to pictures of which something was measured, by a trained model."""
+
+import csv
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffusion_lightning.commands.asked import class_numbers
+from diffusion_lightning.commands.drawing import add_drawing_options, drawing_context, load_on_device
+from diffusion_lightning.commands.guided_options import add_guidance_option, settle_guidance
+from diffusion_lightning.commands.input_pictures import check_size, read_pictures
+from diffusion_lightning.commands.parser import OneLineParser
+from diffusion_lightning.commands.restoration_tasks import MASKS, Measuring, Task, measuring
+from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
+from diffusion_lightning.commands.usage import UsageError, check_seed
+from diffusion_lightning.images import image_grid, is_picture, to_uint8, write_picture
+from diffusion_lightning.inverse import METHODS, Operator, restore
+from diffusion_lightning.inverse.restore import is_sampler
+from diffusion_lightning.metrics.restoration import (
+    agreeing,
+    calibration_error,
+    calibration_picture,
+    lpips,
+    psnr,
+    ranks,
+    ssim,
+)
+from diffusion_lightning.samplers import DPMSolverPlusPlus, Sampler
+from diffusion_lightning.training.broken_samples import broken_samples, count_broken
+from diffusion_lightning.training.trained import TrainedModel
+
+
+def restore_command(args: list[str]) -> None:
+    """Parse the options, draw the answers, write strips, pictures and scores, and print what it took.
+
+    Args:
+        args: the command line after ``lightning restore``.
+
+    Raises:
+        ValueError, OSError: for options, checkpoints, pictures or outputs that cannot be used.
+    """
+    options = restore_parser().parse_args(args)
+    settle_guidance(options)
+    given = restore_parser().instantiate(options)
+    check_seed(seed=options.seed)
+    for name in ("num", "batch_size"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"{name}={getattr(options, name)}: must be at least 1")
+    if not (options.noise >= 0 and math.isfinite(options.noise)):
+        raise UsageError(f"noise={options.noise}: must be zero (no noise) or above")
+    if options.method not in METHODS:
+        raise UsageError(f"method={options.method!r}: must be one of {', '.join(METHODS)}")
+    if given.sampler is not None and is_sampler(options.method):
+        raise UsageError(f"sampler: {options.method} draws by itself: leave it out")
+    if options.simulate and options.truth is not None:
+        raise UsageError("truth: with --simulate the pictures of --input are the truth: leave it out")
+
+    model = load_on_device(find_checkpoint(options.ckpt_path), options.device, options.compile)
+    if model.shape is None or not is_picture(model.shape):
+        raise UsageError(f"ckpt_path: the model is of examples of shape {model.shape}: must be of pictures")
+    task = measuring(
+        options.task,
+        model.shape,
+        options.mask,
+        options.factor,
+        options.sigma,
+        options.window,
+        given.operator,
+        options.seed,
+    )
+    names, y, truth = _measured(options, task, model)
+    labels = _labels(options.labels, len(names), model)
+    output = _free(Path(options.output))
+    denoiser = model.guided(given.guidance)
+    sampler = None if is_sampler(options.method) else given.sampler or DPMSolverPlusPlus(20)
+
+    start = time.perf_counter()
+    with drawing_context(options.precision, model.device):
+        answers = restore(
+            denoiser,
+            y,
+            task.operator.to(model.device),
+            options.method,
+            options.num,
+            sampler,
+            options.noise,
+            torch.Generator(model.device).manual_seed(options.seed),
+            batch_size=options.batch_size,
+            progress=not options.quiet,
+            **labels,
+        ).cpu()
+    seconds = time.perf_counter() - start
+    answers = answers.reshape(options.num, len(names), *model.shape)
+    operator, y = task.operator.cpu(), y.cpu()
+    if broken := count_broken(answers.flatten(0, 1)):
+        raise FloatingPointError(f"{broken_samples(broken, answers[:, :, 0].numel())}: nothing is written")
+
+    for i, name in enumerate(names):
+        own = truth[i] if truth is not None else None
+        write_picture(strip(y[i], answers[:, i], own, operator), output / f"{name}.png", options.scale)
+        for number, answer in enumerate(to_uint8(answers[:, i])):
+            write_picture(answer, output / name / f"{number:03d}.png")
+    told = _scores(names, answers, y, truth, operator, options.noise, output)
+    total = options.num * len(names)
+    cost = f", {sampler.nfe} evaluations each (forward passes and vector–Jacobian products)" if sampler else ""
+    print(
+        f"{len(names)} pictures, {total} answers in {seconds:.1f} s ({total / seconds:.1f} answers/s), "
+        f"{options.method}{cost}: {output}{told}"
+    )
+
+
+def restore_parser() -> OneLineParser:
+    """The options of ``lightning restore``."""
+    parser = OneLineParser(
+        prog="lightning restore",
+        usage="lightning restore --ckpt_path RUN_OR_FILE --task TASK --input PICTURES [--option value …]",
+        description="Fill in, colour, enlarge or sharpen pictures with a trained model: several answers to each.",
+    )
+    parser.add_argument("--ckpt_path", type=str, required=True, help=CKPT_PATH)
+    parser.add_argument("--task", type=Task, required=True, help="What is to be done.")
+    parser.add_argument(
+        "--input",
+        type=str,
+        required=True,
+        help="A picture or a folder of them, as measured: damaged, grey, small, blurred or cut out.",
+    )
+    parser.add_argument(
+        "--simulate",
+        type=bool,
+        default=False,
+        help="Whether --input holds whole pictures, which are measured first, with noise; they are the truth, too.",
+    )
+    parser.add_argument(
+        "--truth", type=str | None, default=None, help="A folder of the whole pictures, by their names."
+    )
+    parser.add_argument(
+        "--mask", type=str, default="center", help=f"For inpaint: what is to be filled in, {MASKS} (white there)."
+    )
+    parser.add_argument("--factor", type=int, default=2, help="For upscale: how many times as wide and high.")
+    parser.add_argument("--sigma", type=float, default=1.0, help="For deblur: of the Gaussian, in pixels.")
+    parser.add_argument(
+        "--window",
+        type=tuple[int, int] | None,
+        default=None,
+        help="For outpaint: [rows, columns] given, in the middle.",
+    )
+    parser.add_argument(
+        "--operator", type=Operator | None, default=None, help="For custom: MotionBlur, Fourier, Function, …"
+    )
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        help="Standard deviation of the measurement's noise; pictures are in [-1, 1].",
+    )
+    parser.add_argument("--method", type=str, default="MMPS", help=f"{', '.join(METHODS)}: docs/inverse.md.")
+    parser.add_argument("--num", type=int, default=8, help="Answers to each picture.")
+    parser.add_argument(
+        "--sampler", type=Sampler | None, default=None, help="Draws; DPMSolverPlusPlus of 20 steps by default."
+    )
+    add_guidance_option(parser)
+    parser.add_argument(
+        "--labels",
+        type=list[int | str] | None,
+        default=None,
+        help="The class of each picture, or one for all; not told if left out.",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Decides the answers, a random mask and simulated noise.")
+    parser.add_argument("--output", type=str, default="restored", help="A folder, which holds no pictures yet.")
+    parser.add_argument("--scale", type=int, default=1, help="The side of the square that a pixel of strips becomes.")
+    add_drawing_options(parser)
+    return parser
+
+
+def strip(y: Tensor, answers: Tensor, truth: Tensor | None, operator: Operator) -> Tensor:
+    """Given | answers | their mean | their standard deviation | the truth if known; uint8 ``(3, H', W')``.
+
+    Args:
+        y: what was measured, ``(C', …)``; shown as it is if it is a picture, else by its adjoint.
+        answers: ``(num, C, H, W)``.
+        truth: ``(C, H, W)``.
+        operator: A.
+    """
+    shape = answers.shape[1:]
+    shown = y if y.ndim == 3 and y.shape[0] in (1, 3) else operator.pseudo_inverse(y[None])[0]
+    if shown.shape[1:] != shape[1:]:
+        whole = [n // m for n, m in zip(shape[1:], shown.shape[1:], strict=True)]
+        if [m * w for m, w in zip(shown.shape[1:], whole, strict=True)] == list(shape[1:]):
+            shown = F.interpolate(shown[None], tuple(shape[1:]), mode="nearest")[0]
+        else:
+            shown = operator.adjoint(y[None])[0]
+    # 0 is black, and 1, which half black and half white would have, white
+    deviation = 2 * answers.std(0, correction=0) - 1
+    tiles = [shown, *answers, answers.mean(0), deviation, *([truth] if truth is not None else [])]
+    return image_grid(torch.stack([tile.expand(3, -1, -1) for tile in tiles]), across=len(tiles))
+
+
+def _measured(options: Any, task: Measuring, model: TrainedModel) -> tuple[list[str], Tensor, Tensor | None]:
+    """The names of the pictures, what was measured of each, and the truth if it is known."""
+    assert model.shape is not None
+    channels, size = model.shape[0], (model.shape[1], model.shape[2])
+    if options.simulate:
+        pictures = read_pictures(Path(options.input), channels, "input")
+        check_size(pictures, size, "input", "as the model's")
+        truth = torch.stack([*pictures.values()])
+        generator = torch.Generator().manual_seed(options.seed)
+        return [*pictures], task.operator.measure(truth, options.noise, generator), truth
+    if task.size is None:
+        raise UsageError(
+            f"input: {type(task.operator).__name__} makes no pictures: give whole ones, and --simulate true"
+        )
+    given = read_pictures(Path(options.input), task.channels, "input")
+    way_out = f"{task.why}; whole pictures are measured first by --simulate true"
+    check_size(given, task.size, "input", way_out)
+    y = torch.stack([*given.values()])
+    y = task.operator(y) if options.task == "inpaint" else y  # whatever stands where the picture is missing
+    if options.truth is None:
+        return [*given], y, None
+    pictures = read_pictures(Path(options.truth), channels, "truth")
+    if missing := [name for name in given if name not in pictures]:
+        raise UsageError(f"truth={options.truth!r}: has no {missing[0]}, which --input has")
+    check_size(pictures, size, "truth", "as the model's")
+    return [*given], y, torch.stack([pictures[name] for name in given])
+
+
+def _labels(labels: list[int | str] | None, count: int, model: TrainedModel) -> dict[str, Tensor]:
+    """What the model is told of each picture."""
+    if labels is None:
+        return {}
+    if len(labels) not in (1, count):
+        raise UsageError(f"labels={labels}: {len(labels)} for {count} pictures: must be one for each, or one for all")
+    numbers = torch.tensor(class_numbers(labels, model)).expand(count)
+    return {"labels": numbers if model.groups is None else model.groups.draw(numbers, None)}
+
+
+def _free(output: Path) -> Path:
+    """A folder in which nothing is overwritten."""
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"output={str(output)!r}: is a file: give a folder")
+    if output.is_dir() and any(output.iterdir()):
+        raise UsageError(f"output={str(output)!r}: this folder is not empty: give another one")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"output={str(output)!r}: no folder can be made there ({error.strerror})") from error
+    return output
+
+
+def _scores(
+    names: list[str],
+    answers: Tensor,
+    y: Tensor,
+    truth: Tensor | None,
+    operator: Operator,
+    noise_std: float,
+    output: Path,
+) -> str:
+    """Write scores.csv, scores.json and, with the truth, calibration.png; returns what is told of them."""
+    num = len(answers)
+    flat, of = answers.flatten(0, 1), y.repeat(num, *[1] * (y.ndim - 1))
+    columns = {"agrees": agreeing(flat, of, operator, noise_std).unflatten(0, (num, -1)).double().mean(0)}
+    summary: dict[str, Any] = {}
+    told = ""
+    if truth is not None:
+        each = truth.repeat(num, 1, 1, 1)
+        columns["psnr_of_mean"] = psnr(answers.mean(0), truth)
+        for name, score in (("psnr", psnr), ("ssim", ssim), ("lpips", lpips)):
+            if (values := score(flat, each)) is not None:
+                columns[name] = values.unflatten(0, (num, -1)).mean(0)
+        told_lpips = "" if "lpips" in columns else " (no LPIPS: torchvision's AlexNet is not at hand)"
+        places = ranks(answers, truth)
+        summary["calibration_error"] = calibration_error(places, num)
+        write_picture(calibration_picture(places, num), output / "calibration.png")
+        mean = {name: values.mean().item() for name, values in columns.items()}
+        told = (
+            f"\nPSNR {mean['psnr']:.2f} dB, of the mean {mean['psnr_of_mean']:.2f}, SSIM {mean['ssim']:.3f}{told_lpips}"
+            f"; calibration error {summary['calibration_error']:.3f}"
+        )
+    summary |= {name: values.mean().item() for name, values in columns.items()}
+    (output / "scores.json").write_text(json.dumps(summary, indent=1))
+    with (output / "scores.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["picture", *columns])
+        table.writerows(
+            [name, *(f"{values[i].item():.6g}" for values in columns.values())] for i, name in enumerate(names)
+        )
+    return f"{told}\n{summary['agrees']:.1%} of the answers agree with the measurement"

@@ -1,0 +1,174 @@
+"""`lightning restore` on a model of seconds: each task, the files it leaves, and a line for each mistake."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_run import QUICKSTART, QUIET, TINY, failure
+
+from diffusion_lightning import cli
+from diffusion_lightning.commands.restoration_tasks import missing_pixels
+from diffusion_lightning.commands.usage import UsageError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("restore")
+    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "quiet.yaml").write_text(QUIET)
+    overlays = [f"--config={folder / name}" for name in ("tiny.yaml", "quiet.yaml")]
+    cli.main(["fit", f"--config={QUICKSTART}", *overlays, f"--trainer.default_root_dir={folder}"])
+    return next(folder.rglob("last.ckpt"))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    generator = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Image.fromarray(generator.integers(0, 255, (28, 28), dtype=np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+FAST = ("--num=2", "--quiet", "--sampler=DPMSolverPlusPlus", "--sampler.steps=2", "--precision=32-true")
+
+
+def restored(run: Path, output: Path, *args: str) -> dict[str, float]:
+    cli.main(["restore", f"--ckpt_path={run}", f"--output={output}", *FAST, *args])
+    return json.loads((output / "scores.json").read_text())
+
+
+def levels(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(path)))
+
+
+def test_known_pixels_are_kept_and_files_are_left(run, digits, tmp_path, capsys) -> None:
+    scores = restored(
+        run, tmp_path / "out", "--task=inpaint", f"--input={digits}", "--mask=bottom", f"--truth={digits}"
+    )
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "a", "a.png", "b", "b.png", "calibration.png", "scores.csv", "scores.json",
+    ]  # fmt: skip
+    answer, truth = levels(tmp_path / "out" / "a" / "001.png"), levels(digits / "a.png")
+    assert torch.equal(answer[:14], truth[:14])
+    assert not torch.equal(answer[14:], truth[14:])
+    # given, two answers, mean, deviation, truth
+    assert levels(tmp_path / "out" / "a.png").shape == (2 + 30, 2 + 6 * 30, 3)
+    assert scores["agrees"] == 1
+    told = capsys.readouterr().out
+    assert "2 pictures, 4 answers in" in told
+    assert "MMPS, " in told
+    assert "100.0% of the answers agree with the measurement" in told
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        assert [row["picture"] for row in csv.DictReader(file)] == ["a", "b"]
+
+
+def test_what_stands_in_the_missing_part_makes_no_difference(run, digits, tmp_path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    picture = np.array(Image.open(digits / "a.png"))
+    picture[14:] = 77
+    Image.fromarray(picture).save(damaged / "a.png")
+    for name, folder in (("one", digits / "a.png"), ("two", damaged)):
+        restored(run, tmp_path / name, "--task=inpaint", f"--input={folder}", "--mask=bottom", "--noise=0.1")
+    assert torch.equal(levels(tmp_path / "one" / "a" / "000.png"), levels(tmp_path / "two" / "a" / "000.png"))
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        ["--task=upscale", "--factor=4"],
+        ["--task=deblur", "--sigma=1.5"],
+        ["--task=outpaint", "--window=[10, 12]"],
+        ["--task=custom", "--operator=MotionBlur", "--operator.length=3"],
+        ["--task=custom", "--operator=Clip", "--method=DPS"],
+        ["--task=inpaint", "--mask=random:0.5", "--labels=[3]"],
+    ],
+    ids=lambda task: " ".join(task[:2]),
+)
+def test_every_task_measures_whole_pictures(run, digits, tmp_path, task) -> None:
+    scores = restored(run, tmp_path / "out", *task, f"--input={digits}", "--simulate=true", "--noise=0.1")
+    assert scores.keys() >= {"psnr", "psnr_of_mean", "ssim", "agrees", "calibration_error"}
+
+
+def test_a_small_picture_is_enlarged(run, tmp_path) -> None:
+    Image.fromarray(np.full((7, 7), 200, dtype=np.uint8)).save(tmp_path / "s.png")
+    restored(run, tmp_path / "out", "--task=upscale", "--factor=4", f"--input={tmp_path / 's.png'}")
+    answer = levels(tmp_path / "out" / "s" / "000.png").double()
+    assert answer.shape == (28, 28)
+    # up to what 8 bits and their limits take away
+    assert answer.reshape(7, 4, 7, 4).mean((1, 3)).median().item() == pytest.approx(200, abs=12)
+
+
+def test_colour_is_turned_to_grey_with_a_word(run, tmp_path, capsys) -> None:
+    Image.fromarray(np.full((28, 28, 3), 90, dtype=np.uint8)).save(tmp_path / "c.png")
+    restored(run, tmp_path / "out", "--task=inpaint", f"--input={tmp_path / 'c.png'}")
+    assert "input: 1 of 1 pictures turned from colour to grey" in capsys.readouterr().err
+
+
+def test_masks() -> None:
+    assert missing_pixels("left", (4, 6), 0).sum(0).tolist() == [4, 4, 4, 0, 0, 0]
+    assert missing_pixels("bottom", (4, 6), 0).sum(1).tolist() == [0, 0, 6, 6]
+    assert missing_pixels("center", (8, 8), 0).sum().item() == 16
+    share = missing_pixels("random:0.3", (64, 64), 1).double().mean().item()
+    assert share == pytest.approx(0.3, abs=0.03)
+    for bad in ("random:2", "random:x", "middle", "left.png"):
+        with pytest.raises(UsageError, match="mask="):
+            missing_pixels(bad, (4, 4), 0)
+
+
+def test_white_in_a_masks_picture_is_filled_in(tmp_path) -> None:
+    mask = np.zeros((4, 4), dtype=np.uint8)
+    mask[0] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert missing_pixels(str(tmp_path / "mask.png"), (4, 4), 0).sum(1).tolist() == [4, 0, 0, 0]
+    with pytest.raises(UsageError, match=r"mask: mask has 4 × 4 pixels: must have 5 × 5, as the model's pictures"):
+        missing_pixels(str(tmp_path / "mask.png"), (5, 5), 0)
+    Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "none.png")
+    with pytest.raises(UsageError, match="nothing is to be filled in"):
+        missing_pixels(str(tmp_path / "none.png"), (4, 4), 0)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--task=inpaint", "--method=Magic"], "method='Magic': must be one of MMPS, PGDM, DPS"),
+        (["--task=inpaint", "--noise=-1"], "noise=-1.0: must be zero (no noise) or above"),
+        (["--task=inpaint", "--num=0"], "num=0: must be at least 1"),
+        (["--task=inpaint", "--mask=nowhere.png"], "mask='nowhere.png': must be left, right"),
+        (["--task=inpaint", "--labels=[3, 4, 5]"], "3 for 2 pictures: must be one for each, or one for all"),
+        (["--task=colour"], "task=colour: the model draws grey pictures"),
+        (["--task=upscale", "--factor=3"], "factor=3: must be at least 2 and divide"),
+        (["--task=upscale"], "a has 28 × 28 pixels: must have 14 × 14, the model's 28 × 28 over --factor 2; whole"),
+        (["--task=custom"], "operator: --task custom needs one"),
+        (["--task=deblur", "--operator=MotionBlur"], "operator=MotionBlur: goes with --task custom"),
+        (["--task=custom", "--operator=Clip"], "operator: Clip is not linear, and MMPS needs a linear one"),
+        (["--task=inpaint", "--method=RePaint"], "sampler: RePaint draws by itself: leave it out"),
+        (["--task=inpaint", "--input=nowhere"], "input='nowhere': there is no such file or folder"),
+        (["--task=inpaint", "--truth=EMPTY"], "holds no pictures"),
+        (["--task=inpaint", "--simulate=true", "--truth=EMPTY"], "truth: with --simulate"),
+    ],
+)
+def test_each_mistake_is_a_line_and_nothing_is_written(run, digits, tmp_path, capsys, args, said) -> None:
+    (tmp_path / "empty").mkdir()
+    given = [arg.replace("EMPTY", str(tmp_path / "empty")) for arg in args]
+    if not any(arg.startswith("--input") for arg in given):
+        given.append(f"--input={digits}")
+    line = failure(capsys, "restore", f"--ckpt_path={run}", f"--output={tmp_path / 'out'}", *FAST, *given)
+    assert said in line
+    assert not any((tmp_path / "out").rglob("*.png"))
+
+
+def test_a_broken_picture_and_a_used_folder_are_told(run, digits, tmp_path, capsys) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "x.png").write_bytes(b"no picture")
+    given = ("restore", f"--ckpt_path={run}", "--task=inpaint", *FAST)
+    line = failure(capsys, *given, f"--input={tmp_path / 'broken'}", f"--output={tmp_path / 'out'}")
+    assert "x.png': is no picture that can be read" in line
+    line = failure(capsys, *given, f"--input={digits}", f"--output={tmp_path / 'broken'}")
+    assert "this folder is not empty: give another one" in line
+    assert (tmp_path / "broken" / "x.png").read_bytes() == b"no picture"
