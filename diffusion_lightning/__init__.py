@@ -75,6 +75,7 @@ _HOME = {
         "SDEdit",
         "restore",
     ),
+    "latents": ("encode", "decode", "slerp", "interpolate"),
     "likelihood": ("log_likelihood", "bits_per_dim"),
     "networks": ("ScoreNet", "UNet", "DoubleConvUNet", "MLP", "DiffusersUNet"),
     "data.augmentation": ("GeometricAugmentation",),

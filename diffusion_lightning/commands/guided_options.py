@@ -10,13 +10,14 @@ from diffusion_lightning.training.guided import GuidanceChoice
 from diffusion_lightning.training.recipe import check_classes
 
 
-def add_guidance_option(parser: ArgumentParser) -> None:
+def add_guidance_option(parser: ArgumentParser, default: str | None = "own") -> None:
     """Add ``--guidance``: a class and its arguments, null, or the model's own."""
+    usual = "the checkpoint's" if default == "own" else "none"
     parser.add_argument(
         "--guidance",
         type=GuidanceChoice,
-        default="own",
-        help="ClassifierFreeGuidance, AutoGuidance, …, and --guidance.weight; null: none; the checkpoint's by default.",
+        default=default,
+        help=f"ClassifierFreeGuidance, AutoGuidance, …, and --guidance.weight; null: none; {usual} by default.",
     )
 
 

@@ -16,6 +16,8 @@ usage: lightning COMMAND [options]
                       lightning sample --ckpt_path runs/quickstart --output s.png
   restore     fill in, colour, enlarge or sharpen pictures:
                       lightning restore --ckpt_path runs/quickstart --task inpaint --input folder --mask bottom
+  interpolate from one picture to another, as an animation:
+                      lightning interpolate --ckpt_path runs/quickstart --from a.png --to b.png
   evaluate    FID, KID, Inception Score, precision and recall:  lightning evaluate --ckpt_path runs/quickstart
   likelihood  bits/dim of held-out images:
                       lightning likelihood --ckpt_path runs/quickstart --data EmbeddedMNIST
