@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_run import QUICKSTART, QUIET, TINY, failure
 
 from diffusion_lightning import cli
-from tiny_run import QUICKSTART, QUIET, TINY, failure
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.rglob("last.ckpt"))
 
 
+FAST = ("--frames=4", "--label=3", "--quiet")
+
+
 def grey(path: Path, seed: int, size: int = 28) -> Path:
     levels = np.random.default_rng(seed).integers(60, 200, (size, size), dtype=np.uint8)
     Image.fromarray(levels).save(path)
@@ -30,10 +33,7 @@ def grey(path: Path, seed: int, size: int = 28) -> Path:
 def test_the_ends_are_the_pictures(run, tmp_path, capsys) -> None:
     first, last = grey(tmp_path / "a.png", 0), grey(tmp_path / "b.png", 1)
     output = tmp_path / "out" / "way.gif"
-    cli.main(
-        ["interpolate", f"--ckpt_path={run}", f"--from={first}", f"--to={last}", "--frames=4", f"--output={output}"]
-        + ["--label=3", "--quiet"]
-    )
+    cli.main(["interpolate", *FAST, f"--ckpt_path={run}", f"--from={first}", f"--to={last}", f"--output={output}"])
     strip = torch.from_numpy(np.array(Image.open(output.with_suffix(".png"))))[..., 0].double()
     assert strip.shape == (2 + 30, 2 + 4 * 30)
     for left, path in ((2, first), (2 + 3 * 30, last)):
@@ -45,10 +45,7 @@ def test_the_ends_are_the_pictures(run, tmp_path, capsys) -> None:
 
 def test_ends_that_are_not_named_are_drawn_by_the_seed(run, tmp_path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        cli.main(
-            ["interpolate", f"--ckpt_path={run}", "--frames=2", f"--seed={seed}", f"--output={tmp_path / name}.gif"]
-            + ["--quiet", "--tolerance=0.01"]
-        )
+        cli.main(["interpolate", *FAST, f"--ckpt_path={run}", f"--seed={seed}", f"--output={tmp_path / name}.gif"])
     a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert a == b != c
 
