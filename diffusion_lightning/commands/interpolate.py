@@ -94,9 +94,7 @@ def interpolate_parser() -> OneLineParser:
         description="Go from one picture to another through a model's latents: an animation and a strip.",
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help=CKPT_PATH)
-    parser.add_argument(
-        "--from", type=str | None, default=None, help="The first picture; drawn if left out."
-    )
+    parser.add_argument("--from", type=str | None, default=None, help="The first picture; drawn if left out.")
     parser.add_argument("--to", type=str | None, default=None, help="The last one; likewise.")
     parser.add_argument("--frames", type=int, default=16, help="How many, both ends among them.")
     parser.add_argument(
