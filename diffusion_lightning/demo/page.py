@@ -35,7 +35,8 @@ PARTS = {
 ANY, IN_TURN = "any", "all in turn"
 
 CSS = """
-.gradio-container {max-width: 1100px !important; margin: auto; overflow-x: hidden}
+.gradio-container {max-width: min(1100px, 100vw) !important; margin: auto; overflow-x: clip}
+.gradio-container .main {max-width: 100%; padding-inline: 12px !important}
 .pixels img {image-rendering: pixelated; object-fit: contain}
 """
 

@@ -34,7 +34,7 @@ SIDE = 480
 
 ANSWERS = 8
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-5
 """Of the flow between two pictures."""
 
 
