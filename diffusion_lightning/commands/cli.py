@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 LIGHTNINGS = ("fit", "validate", "test", "predict")
 """The commands that are Lightning's: ``lightning_cli.py``."""
 
-COMMANDS = ("sample", "restore", "interpolate", "evaluate", "likelihood", "report", "export", "configs", "completion")
+COMMANDS = (
+    "sample",
+    "restore",
+    "interpolate",
+    "demo",
+    "evaluate",
+    "likelihood",
+    "report",
+    "export",
+    "configs",
+    "completion",
+)
 """The others. Each is a module beside this one: ``NAME_command(args)`` runs it, ``NAME_parser()`` has its options."""
 
 # what a user's mistake raises; any other type is a mistake of ours, whose traceback must not be lost

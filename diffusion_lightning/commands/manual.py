@@ -18,6 +18,7 @@ usage: lightning COMMAND [options]
                       lightning restore --ckpt_path runs/quickstart --task inpaint --input folder --mask bottom
   interpolate from one picture to another, as an animation:
                       lightning interpolate --ckpt_path runs/quickstart --from a.png --to b.png
+  demo        a local page to draw, fill in and sketch:   lightning demo --ckpt_path runs/quickstart
   evaluate    FID, KID, Inception Score, precision and recall:  lightning evaluate --ckpt_path runs/quickstart
   likelihood  bits/dim of held-out images:
                       lightning likelihood --ckpt_path runs/quickstart --data EmbeddedMNIST

@@ -10,10 +10,11 @@ from torch import Tensor
 from diffusion_lightning.commands.input_pictures import check_size, read_pictures
 from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.inverse import Crop, Downsample, GaussianBlur, Grayscale, Inpainting, Operator
+from diffusion_lightning.inverse.masks import WORDS, missing_pixels
 
 Task = Literal["inpaint", "colour", "upscale", "deblur", "outpaint", "custom"]
 
-MASKS = "left, right, top, bottom, center, random:0.5 or a picture's path"
+MASKS = f"{WORDS}, or a picture's path"
 
 
 @dataclass
@@ -59,7 +60,7 @@ def measuring(
         )
     match task:
         case "inpaint":
-            known = ~missing_pixels(mask, (height, width), seed)
+            known = ~mask_of(mask, (height, width), seed)
             return Measuring(Inpainting(known), channels, (height, width), of_model)
         case "colour":
             if channels != 3:
@@ -87,51 +88,23 @@ def measuring(
             return Measuring(operator, measured.shape[1], size, f"as {type(operator).__name__} makes them")
 
 
-def missing_pixels(mask: str, size: tuple[int, int], seed: int) -> Tensor:
-    """What a mask says is to be filled in, ``(H, W)`` bool.
-
-    Args:
-        mask: left, right, top, bottom: that half; center: the middle, half as high and wide; random:p: each pixel with
-            probability p; or the path of a picture that is white where it is to be filled in.
-        size: (height, width).
-        seed: of the random one.
+def mask_of(mask: str, size: tuple[int, int], seed: int) -> Tensor:
+    """What is to be filled in, ``(H, W)`` bool: by a word, or by a picture that is white there.
 
     Raises:
-        UsageError: for another word, a share out of (0, 1), a picture that cannot be read or of another size, or a mask
-            that leaves nothing, or all, to be filled in.
+        UsageError: for what is neither, a picture of another size, or a mask that leaves nothing, or all, to be filled
+            in.
+        ValueError: as :func:`~diffusion_lightning.inverse.masks.missing_pixels` does.
     """
-    height, width = size
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)
-    kind, _, share = mask.partition(":")
-    match kind:
-        case "left":
-            missing = (columns < width // 2).expand(size)
-        case "right":
-            missing = (columns >= width - width // 2).expand(size)
-        case "top":
-            missing = (rows < height // 2).expand(size)
-        case "bottom":
-            missing = (rows >= height - height // 2).expand(size)
-        case "center":
-            inside = (rows >= height // 4) & (rows < height - height // 4)
-            missing = inside & (columns >= width // 4) & (columns < width - width // 4)
-        case "random":
-            try:
-                probability = float(share)
-            except ValueError:
-                probability = -1.0
-            if not 0 < probability < 1:
-                raise UsageError(f"mask={mask!r}: must be random: and a share between 0 and 1, such as random:0.5")
-            missing = torch.rand(size, generator=torch.Generator().manual_seed(seed)) < probability
-        case _:
-            if not Path(mask).is_file():
-                raise UsageError(f"mask={mask!r}: must be {MASKS}")
-            picture = read_pictures(Path(mask), 1, "mask")
-            check_size(picture, size, "mask", "as the model's pictures")
-            missing = next(iter(picture.values()))[0] > 0
+    if Path(mask).is_file():
+        picture = read_pictures(Path(mask), 1, "mask")
+        check_size(picture, size, "mask", "as the model's pictures")
+        missing = next(iter(picture.values()))[0] > 0
+    elif Path(mask).suffix:
+        raise UsageError(f"mask={mask!r}: there is no such file: must be {MASKS}")
+    else:
+        missing = missing_pixels(mask, size, seed)
     if not missing.any() or missing.all():
         filled = "all" if missing.all() else "nothing"
-        raise UsageError(
-            f"mask={mask!r}: {filled} is to be filled in: white (or random) marks what is missing, in part"
-        )
-    return missing.contiguous()
+        raise UsageError(f"mask={mask!r}: {filled} is to be filled in: must be a part of the picture, in white")
+    return missing

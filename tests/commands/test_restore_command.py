@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_run import QUICKSTART, QUIET, TINY, failure
 
 from diffusion_lightning import cli
-from diffusion_lightning.commands.restoration_tasks import missing_pixels
+from diffusion_lightning.commands.restoration_tasks import mask_of
 from diffusion_lightning.commands.usage import UsageError
 
 
@@ -111,26 +111,26 @@ def test_colour_is_turned_to_grey_with_a_word(run, tmp_path, capsys) -> None:
 
 
 def test_masks() -> None:
-    assert missing_pixels("left", (4, 6), 0).sum(0).tolist() == [4, 4, 4, 0, 0, 0]
-    assert missing_pixels("bottom", (4, 6), 0).sum(1).tolist() == [0, 0, 6, 6]
-    assert missing_pixels("center", (8, 8), 0).sum().item() == 16
-    share = missing_pixels("random:0.3", (64, 64), 1).double().mean().item()
+    assert mask_of("left", (4, 6), 0).sum(0).tolist() == [4, 4, 4, 0, 0, 0]
+    assert mask_of("bottom", (4, 6), 0).sum(1).tolist() == [0, 0, 6, 6]
+    assert mask_of("center", (8, 8), 0).sum().item() == 16
+    share = mask_of("random:0.3", (64, 64), 1).double().mean().item()
     assert share == pytest.approx(0.3, abs=0.03)
     for bad in ("random:2", "random:x", "middle", "left.png"):
-        with pytest.raises(UsageError, match="mask="):
-            missing_pixels(bad, (4, 4), 0)
+        with pytest.raises(ValueError, match="mask="):
+            mask_of(bad, (4, 4), 0)
 
 
 def test_white_in_a_masks_picture_is_filled_in(tmp_path) -> None:
     mask = np.zeros((4, 4), dtype=np.uint8)
     mask[0] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    assert missing_pixels(str(tmp_path / "mask.png"), (4, 4), 0).sum(1).tolist() == [4, 0, 0, 0]
+    assert mask_of(str(tmp_path / "mask.png"), (4, 4), 0).sum(1).tolist() == [4, 0, 0, 0]
     with pytest.raises(UsageError, match=r"mask: mask has 4 × 4 pixels: must have 5 × 5, as the model's pictures"):
-        missing_pixels(str(tmp_path / "mask.png"), (5, 5), 0)
+        mask_of(str(tmp_path / "mask.png"), (5, 5), 0)
     Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "none.png")
     with pytest.raises(UsageError, match="nothing is to be filled in"):
-        missing_pixels(str(tmp_path / "none.png"), (4, 4), 0)
+        mask_of(str(tmp_path / "none.png"), (4, 4), 0)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_white_in_a_masks_picture_is_filled_in(tmp_path) -> None:
         (["--task=inpaint", "--method=Magic"], "method='Magic': must be one of MMPS, PGDM, DPS"),
         (["--task=inpaint", "--noise=-1"], "noise=-1.0: must be zero (no noise) or above"),
         (["--task=inpaint", "--num=0"], "num=0: must be at least 1"),
-        (["--task=inpaint", "--mask=nowhere.png"], "mask='nowhere.png': must be left, right"),
+        (["--task=inpaint", "--mask=nowhere.png"], "mask='nowhere.png': there is no such file: must be left, right"),
         (["--task=inpaint", "--labels=[3, 4, 5]"], "3 for 2 pictures: must be one for each, or one for all"),
         (["--task=colour"], "task=colour: the model draws grey pictures"),
         (["--task=upscale", "--factor=3"], "factor=3: must be at least 2 and divide"),
