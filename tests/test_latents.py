@@ -80,11 +80,11 @@ def on_the_line(sde: SDE, x: Tensor, mean: Tensor | float, there: bool = True) -
 
 @every_sde
 def test_of_a_gaussian_it_is_the_standardized_example(sde: SDE) -> None:
-    """The solver's error, 1e-7 at each of some 100 steps, relative to a state of σ(T)."""
+    """The solver's error is 1e-7 at each of some 100 steps; DDPM's process is a cubic between its times, not smooth."""
     x = points()
     z = on_the_line(sde, x, MEAN)
-    torch.testing.assert_close(encode(gaussian(sde), x, **TIGHT), z, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(decode(gaussian(sde), z, **TIGHT), x, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(encode(gaussian(sde), x, **TIGHT), z, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(decode(gaussian(sde), z, **TIGHT), x, rtol=1e-4, atol=1e-4)
 
 
 @every_sde
@@ -127,14 +127,19 @@ def test_a_guided_flow_can_be_run_both_ways() -> None:
 
 
 def test_each_example_meets_the_tolerances_in_whatever_company() -> None:
-    """A hundred that the flow leaves where they are would hide the error of one in the mean of all."""
-    model = mixture(KarrasSDE())
-    x = model.sample_data(1, torch.Generator().manual_seed(0))
-    easy = MEAN.expand(100, 2) * 1e3
+    """A hundred that stay where they are, so that the mean error of all is a tenth of that of the one that moves."""
+
+    class Still(GaussianMixtureDenoiser):
+        def denoise(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+            return torch.where(torch.arange(len(x))[:, None] == 0, super().denoise(x, t), x)
+
+    exact = mixture(KarrasSDE())
+    model = Still(exact.means, exact.stds, exact.weights, exact.sde)
+    x = exact.sample_data(1, torch.Generator().manual_seed(0))
     alone = encode(model, x, rtol=1e-9, atol=1e-3)
-    both = encode(model, torch.cat([x, easy]), rtol=1e-9, atol=1e-3)[:1]
-    exact = encode(model, x, rtol=1e-9, atol=1e-9)
-    assert (both - exact).abs().max() <= 2 * (alone - exact).abs().max()
+    together = encode(model, torch.cat([x, torch.zeros(100, 2).double()]), rtol=1e-9, atol=1e-3)
+    torch.testing.assert_close(together[:1], alone, rtol=0, atol=1e-9)
+    assert not together[1:].any()
 
 
 def test_double_precision_suits_a_network_of_single_precision() -> None:
