@@ -57,6 +57,7 @@ CLUSTERS, GROUPS = "tests/data/test_clusters.py", "tests/training/test_groups.py
 SHARED, FLOATS = "tests/metrics/test_shared_reference.py", "tests/test_floats.py"
 FAKE_CUDA = "tests/test_fake_cuda.py"
 CONDITIONING = "tests/networks/test_conditioning.py"
+LATENTS = "tests/test_latents.py"
 
 RELIABILITY = "tests/reliability"
 POSITION = "tests/training/test_position.py::test_a_run_that_crashed_is_the_run_that_did_not"
@@ -496,6 +497,76 @@ MUTATIONS = [
         "2 / LEVELS * (levels + u) - 1",
         "2 / LEVELS * levels - 1",
         "tests/test_likelihood.py",
+    ),
+    Mutation(
+        "a straight line in the place of the great circle",
+        "latents.py",
+        "is_straight = angle.sin() < 1e-4",
+        "is_straight = angle.sin() < 2",
+        LATENTS,
+    ),
+    Mutation(
+        "no line where there is no circle",
+        "latents.py",
+        "is_straight = angle.sin() < 1e-4",
+        "is_straight = angle.sin() < -1",
+        LATENTS,
+    ),
+    Mutation(
+        "encoding from T down",
+        "latents.py",
+        'if name == "decode":',
+        'if name == "encode":',
+        LATENTS,
+    ),
+    Mutation(
+        "latents in units of the prior's deviation",
+        "latents.py",
+        "bar=bar, **solver)[-1]",
+        "bar=bar, **solver)[-1] / sde._prior_std",
+        LATENTS,
+    ),
+    Mutation(
+        "latents whose error is the mean of a batch's",
+        "latents.py",
+        "mean(1).sqrt().max()",
+        "mean().sqrt()",
+        f"{LATENTS}::test_each_example_meets_the_tolerances_in_whatever_company",
+    ),
+    Mutation(
+        "a frame's conditions of another example",
+        "latents.py",
+        "{name: v[rows % len(x0)]",
+        "{name: v[rows // len(weights.unique())]",
+        LATENTS,
+    ),
+    Mutation(
+        "between two classes the other way round",
+        "latents.py",
+        "expand(self.weights, x) * (last - first)",
+        "expand(1 - self.weights, x) * (last - first)",
+        LATENTS,
+    ),
+    Mutation(
+        "the first class at both ends",
+        "latents.py",
+        "v[end] if isinstance(v, tuple)",
+        "v[0] if isinstance(v, tuple)",
+        LATENTS,
+    ),
+    Mutation(
+        "a picture given on its side",
+        "commands/input_pictures.py",
+        "ImageOps.exif_transpose(image)",
+        "image",
+        "tests/commands/test_input_pictures.py",
+    ),
+    Mutation(
+        "the last picture's class is the first one's",
+        "commands/interpolate.py",
+        "{name: (value, told[1][name])",
+        "{name: (value, value)",
+        "tests/commands/test_interpolate_command.py::test_each_picture_may_have_a_class_of_its_own",
     ),
     Mutation(
         "an ODE solver that looks beyond the times of the process (a former bug)",
