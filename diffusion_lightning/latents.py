@@ -149,17 +149,18 @@ def interpolate(
     z0, z1 = encode(denoiser, x0, **solver, **of_x0), encode(denoiser, x1, **solver, **of_x1)
     weights = torch.linspace(0, 1, frames, dtype=torch.float64)
     z, weights = slerp(z0, z1, weights).flatten(0, 1), weights.to(z0).repeat_interleave(len(x0))
+    is_way = any(isinstance(v, tuple) for v in cond.values())
     decoded = []
     for rows in torch.arange(len(z)).split(batch_size):
-        here, there = (
-            {name: v[rows % len(x0)] if isinstance(v, Tensor) and v.ndim else v for name, v in of_end.items()}
-            for of_end in (of_x0, of_x1)
-        )
-        field = (
-            _Between(denoiser, weights[rows], there) if any(isinstance(v, tuple) for v in cond.values()) else denoiser
-        )
+        here, there = (_of_examples(of_end, rows % len(x0)) for of_end in (of_x0, of_x1))
+        field = _Between(denoiser, weights[rows], there) if is_way else denoiser
         decoded.append(decode(field, z[rows], **solver, **here))
     return torch.cat(decoded).unflatten(0, (frames, len(x0)))
+
+
+def _of_examples(cond: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    """The conditions of these examples."""
+    return {name: v[rows] if isinstance(v, Tensor) and v.ndim else v for name, v in cond.items()}
 
 
 class _Between(Denoiser):

@@ -536,8 +536,8 @@ MUTATIONS = [
     Mutation(
         "a frame's conditions of another example",
         "latents.py",
-        "{name: v[rows % len(x0)]",
-        "{name: v[rows // len(weights.unique())]",
+        "_of_examples(of_end, rows % len(x0))",
+        "_of_examples(of_end, rows // frames)",
         LATENTS,
     ),
     Mutation(

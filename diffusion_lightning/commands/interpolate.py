@@ -121,9 +121,7 @@ def interpolate_parser() -> OneLineParser:
     return parser
 
 
-def _told(
-    labels: Sequence[int | str] | None, model: TrainedModel, generator: torch.Generator
-) -> list[dict[str, Tensor]]:
+def _told(labels: Sequence[int | str] | None, model: TrainedModel, generator: torch.Generator) -> list[dict[str, Any]]:
     """What the model is told of each end."""
     if labels is not None and len(labels) > 2:
         raise UsageError(f"labels={list(labels)}: must be one for both pictures, or one for each")
