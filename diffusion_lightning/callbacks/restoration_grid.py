@@ -1,11 +1,14 @@
 """How well a model in training fills in pictures: held-out ones, after an epoch."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from diffusion_lightning.callbacks.pictures import check_at_least_one, epoch_path, is_due, leave_picture, share
 from diffusion_lightning.callbacks.sampling import PictureCallback
+from diffusion_lightning.conditions import taken_by
 from diffusion_lightning.data.base import BatchDataModule
 from diffusion_lightning.images import image_grid
 from diffusion_lightning.inverse import METHODS, Inpainting, restore
@@ -41,7 +44,7 @@ class RestorationGrid(PictureCallback):
 
     Raises:
         ValueError: for a number out of its range, a mask or a method that there is none of, or at the start of training
-            if the data are not images of 1 or 3 channels.
+            if the data are not images of 1 or 3 channels, or the model was never without its conditions.
     """
 
     guidance = None
@@ -72,15 +75,20 @@ class RestorationGrid(PictureCallback):
         self.every_n_epochs = every_n_epochs
         self.batch_size = batch_size
         self.name = name
+        self.per_evaluation = COST[method]
+
+    def check(self, module: ScoreModule, data: Any) -> None:
+        super().check(module, data)
+        if (told := taken_by(module.network)) and module.condition_dropout == 0:
+            raise ValueError(
+                f"RestorationGrid asks without {', '.join(told)}, and the network is never without: give "
+                "--model.condition_dropout 0.1, or leave RestorationGrid out"
+            )
 
     @property
     def num_drawn(self) -> int:
         """At most, if as many examples are held out."""
         return self.num_examples * self.draws
-
-    @property
-    def per_evaluation(self) -> int:
-        return COST[self.method]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_due(trainer, self.every_n_epochs):

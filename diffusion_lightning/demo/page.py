@@ -269,7 +269,9 @@ def _picture(label: str, name: str) -> gr.Image:
 
 
 def _class_choice(studio: Studio, default: str = ANY) -> gr.Dropdown:
-    return gr.Dropdown([default, *studio.classes], value=default, label="Class", visible=bool(studio.classes))
+    # a model that was never without a class is not asked without
+    choices = [*studio.classes] if default == ANY and not studio.can_be_guided else [default, *studio.classes]
+    return gr.Dropdown(choices, value=next(iter(choices), None), label="Class", visible=bool(studio.classes))
 
 
 def _number(studio: Studio, label: str) -> int | None:
