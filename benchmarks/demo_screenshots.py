@@ -39,6 +39,7 @@ def main(checkpoint: str) -> None:
             page = browser.new_page(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
             page.goto(f"http://127.0.0.1:{PORT}")
             fill_in(page)
+            page.evaluate("scrollTo(0, 0)")
             page.screenshot(path=IMAGES / f"{name}.png", full_page=size["width"] < 500)
             # a page has few colours
             Image.open(IMAGES / f"{name}.png").quantize(64).save(IMAGES / f"{name}.png", optimize=True)
