@@ -91,6 +91,21 @@ def test_it_draws(shown) -> None:
     assert drawn.std() > 5
 
 
+def test_stop_stops(shown, studio) -> None:
+    page, *_ = shown
+    tab(page, "Draw")
+    page.get_by_label("number input for Steps").first.fill("60")
+    page.get_by_label("number input for Pictures").first.fill("16")
+    press(page, "Draw")
+    page.wait_for_timeout(700)
+    press(page, "Stop")
+    page.wait_for_timeout(500)
+    assert studio.stop.is_set()
+    press(page, "Draw")  # and it can be asked again
+    page.wait_for_timeout(300)
+    press(page, "Stop")
+
+
 def test_what_is_painted_is_filled_in_and_the_rest_stays(shown) -> None:
     page, *_ = shown
     tab(page, "Fill in")
@@ -139,21 +154,6 @@ def test_a_bad_upload_is_a_message(shown, tmp_path) -> None:
         press(page, "Upload one")
     chooser.value.set_files(str(tmp_path / "bad.png"))
     page.get_by_text("This file is no picture that can be read").wait_for()
-
-
-def test_stop_stops(shown, studio) -> None:
-    page, *_ = shown
-    tab(page, "Draw")
-    page.get_by_label("number input for Steps").first.fill("60")
-    page.get_by_label("number input for Pictures").first.fill("16")
-    press(page, "Draw")
-    page.wait_for_timeout(700)
-    press(page, "Stop")
-    page.wait_for_timeout(500)
-    assert studio.stop.is_set()
-    press(page, "Draw")  # and it can be asked again
-    page.wait_for_timeout(300)
-    press(page, "Stop")
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")], ids=["wide", "narrow and dark"])
