@@ -40,8 +40,12 @@ def demo_command(args: list[str]) -> None:
     if model.shape is None or not is_picture(model.shape):
         raise UsageError(f"ckpt_path: the model is of examples of shape {model.shape}: must be of pictures")
     _check_port(options.host, options.port)
-    studio = tasks.Studio(model, _pictures(options.pictures, model))
-    blocks = page.build(studio, Path(checkpoint).resolve().parents[2].name)
+    pictures = _pictures(options.pictures, model)
+    try:
+        studio = tasks.Studio(model, pictures)
+    except ValueError as error:
+        raise UsageError(f"ckpt_path: {error}") from error
+    blocks = page.build(studio, _title(Path(checkpoint).resolve()))
     address = page.serve(blocks, options.host, options.port)
     print(f"the page: {address}   (Ctrl-C ends it)", flush=True)
     blocks.block_thread()
@@ -66,6 +70,12 @@ def demo_parser() -> OneLineParser:
     parser.add_argument("--device", type=str | None, default=None, help="cpu by default.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     return parser
+
+
+def _title(checkpoint: Path) -> str:
+    """The run's name, as ``runs/<name>/<version>/checkpoints/…`` has it, else the file's."""
+    folder = checkpoint.parent
+    return folder.parent.parent.name if folder.name == "checkpoints" else checkpoint.stem
 
 
 def _pictures(folder: str | None, model: TrainedModel) -> Tensor | None:

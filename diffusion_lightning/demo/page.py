@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lightning.demo.tasks import SIDE, Stopped, Studio, enlarged, from_levels, painted, read_picture
+from diffusion_lightning.demo.tasks import SIDE, Shown, Stopped, Studio, enlarged, from_levels, painted, read_picture
 from diffusion_lightning.images import image_grid
 from diffusion_lightning.inverse import METHODS
 from diffusion_lightning.inverse.masks import missing_pixels
@@ -40,12 +40,20 @@ CSS = """
 .pixels img {image-rendering: pixelated; object-fit: contain}
 """
 
+LARGEST_SEED = 2**32 - 1
+
+UPLOAD = "100mb"
+"""The largest file that is taken."""
+
+KEPT = 3600
+"""Seconds for which what was drawn stays on the disk."""
+
 _ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "drawing"}
 
 
 def build(studio: Studio, title: str) -> gr.Blocks:
     """The page of a model, not yet served."""
-    with gr.Blocks(title=title, analytics_enabled=False) as page:
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as page:
         gr.Markdown(f"# {title}")
         with gr.Tab("Draw"):
             _draw_tab(studio)
@@ -75,6 +83,7 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
         footer_links=[],
         ssr_mode=False,
         enable_monitoring=False,
+        max_file_size=UPLOAD,
         prevent_thread_lock=True,
         css=CSS,
         theme=gr.themes.Default(font=fonts, font_mono=mono),
@@ -87,7 +96,7 @@ def _draw_tab(studio: Studio) -> None:
         with gr.Column():
             label = _class_choice(studio, IN_TURN)
             num = gr.Slider(1, 64, 16, step=1, label="Pictures")
-            seed = gr.Number(0, precision=0, minimum=0, maximum=2**32 - 1, label="Seed")
+            seed = _seed()
             weight = gr.Slider(
                 0, 5, 1.5, step=0.1, label="Guidance weight (1: none)", visible=studio.can_be_guided, interactive=True
             )
@@ -97,9 +106,8 @@ def _draw_tab(studio: Studio) -> None:
         with gr.Column():
             shown = _picture("Drawn", "drawn")
 
-    def draw(label: str, num: int, seed: int, weight: float, steps: int, sampler: str, progress=gr.Progress()):  # noqa: B008
-        task = studio.draw(int(num), _number(studio, label), int(seed), weight, int(steps), sampler)
-        yield from _shown(task, progress)
+    def draw(label: str, num: int, seed: int | None, weight: float, steps: int, sampler: str) -> Shown:
+        return studio.draw(int(num), _number(studio, label), _whole(seed), weight, int(steps), sampler)
 
     _run(studio, go, stop, draw, [label, num, seed, weight, steps, sampler], shown)
 
@@ -127,7 +135,7 @@ def _fill_in_tab(studio: Studio) -> None:
             method = gr.Dropdown([*METHODS], value="MMPS", label="Method")
             label = _class_choice(studio)
             with gr.Row():
-                seed = gr.Number(0, precision=0, minimum=0, maximum=2**32 - 1, label="Seed")
+                seed = _seed()
                 steps = gr.Slider(2, 50, 20, step=1, label="Steps")
             go, stop = _buttons("Fill in")
         with gr.Column():
@@ -136,12 +144,13 @@ def _fill_in_tab(studio: Studio) -> None:
     def show(picture: Tensor) -> tuple[Tensor, np.ndarray]:
         return picture, enlarged(image_grid(picture[None]))
 
-    def from_model(seed: int) -> tuple[Tensor, np.ndarray]:
-        return show(studio.one(int(seed)))
+    def from_model(seed: int | None) -> tuple[Tensor, np.ndarray]:
+        studio.owner = None
+        return show(studio.one(_whole(seed)))
 
-    def from_held_out(seed: int) -> tuple[Tensor, np.ndarray]:
+    def from_held_out(seed: int | None) -> tuple[Tensor, np.ndarray]:
         assert studio.pictures is not None
-        return show(studio.pictures[int(seed) % len(studio.pictures)])
+        return show(studio.pictures[_whole(seed) % len(studio.pictures)])
 
     def from_upload(path: str) -> tuple[Tensor, np.ndarray]:
         return show(_read(path, studio))
@@ -150,14 +159,13 @@ def _fill_in_tab(studio: Studio) -> None:
     held_out.click(from_held_out, seed, [current, editor], **_ONE_AT_A_TIME)
     upload.upload(from_upload, upload, [current, editor], **_ONE_AT_A_TIME)
 
-    def fill_in(picture, canvas, part, method, label, seed, steps, progress=gr.Progress()):  # noqa: B008
+    def fill_in(picture, canvas, part, method, label, seed, steps) -> Shown:
         if picture is None:
-            raise gr.Error("Choose a picture first: one of its own, a held-out one or an uploaded one.")
+            raise _told("Choose a picture first: one of its own, a held-out one or an uploaded one.")
         missing = _missing(canvas, part, studio)
         if not missing.any() or missing.all():
-            raise gr.Error("Paint over a part of the picture, or choose a half of it below.")
-        task = studio.fill_in(picture, missing, method, int(seed), int(steps), _number(studio, label))
-        yield from _shown(task, progress)
+            raise _told("Paint over a part of the picture, or choose a half of it below.")
+        return studio.fill_in(picture, missing, method, _whole(seed), int(steps), _number(studio, label))
 
     _run(studio, go, stop, fill_in, [current, editor, part, method, label, seed, steps], shown)
 
@@ -183,7 +191,7 @@ def _sketch_tab(studio: Studio) -> None:
             label = _class_choice(studio)
             with gr.Row():
                 num = gr.Slider(1, 16, 4, step=1, label="Pictures")
-                seed = gr.Number(0, precision=0, minimum=0, maximum=2**32 - 1, label="Seed")
+                seed = _seed()
             go, stop = _buttons("Make it clean")
         with gr.Column():
             shown = _picture("Clean", "clean")
@@ -193,11 +201,11 @@ def _sketch_tab(studio: Studio) -> None:
 
     upload.upload(from_upload, upload, editor, **_ONE_AT_A_TIME)
 
-    def clean(canvas, level, label, num, seed, progress=gr.Progress()):  # noqa: B008
+    def clean(canvas, level, label, num, seed) -> Shown:
         if canvas is None or canvas["composite"] is None:
-            raise gr.Error("Sketch something first, or upload a picture.")
+            raise _told("Sketch something first, or upload a picture.")
         picture = from_levels(canvas["composite"][..., :3], studio.shape)
-        yield from _shown(studio.sketch(picture, level, int(seed), int(num), _number(studio, label)), progress)
+        return studio.sketch(picture, level, _whole(seed), int(num), _number(studio, label))
 
     _run(studio, go, stop, clean, [editor, level, label, num, seed], shown)
 
@@ -206,10 +214,7 @@ def _between_tab(studio: Studio) -> None:
     with gr.Row():
         with gr.Column():
             with gr.Row():
-                seeds = [
-                    gr.Number(value, precision=0, minimum=0, maximum=2**32 - 1, label=f"Seed of the {which} picture")
-                    for value, which in enumerate(("first", "last"))
-                ]
+                seeds = [_seed(value, f"Seed of the {which} picture") for value, which in enumerate(("first", "last"))]
             with gr.Row():
                 uploads = [gr.UploadButton(f"or upload the {which}", size="sm") for which in ("first", "last")]
             frames = gr.Slider(2, 16, 8, step=1, label="Frames")
@@ -217,36 +222,61 @@ def _between_tab(studio: Studio) -> None:
         with gr.Column():
             shown = gr.Gallery(label="From one to the other", columns=4, elem_id="between", object_fit="contain")
 
-    def between(first_seed, last_seed, first_path, last_path, frames, progress=gr.Progress()):  # noqa: B008
-        progress(0.0, desc="encoding and decoding")
+    def between(first_seed, last_seed, first_path, last_path, frames) -> Iterator[tuple[float, Any]]:
+        yield 0.0, gr.skip()
         ends = [
-            _read(path, studio) if path else studio.one(int(seed))
+            _read(path, studio) if path else studio.one(_whole(seed))
             for seed, path in ((first_seed, first_path), (last_seed, last_path))
         ]
-        try:
-            yield studio.between(ends[0], ends[1], int(frames))
-        except Stopped:
-            return
+        yield 1.0, studio.between(ends[0], ends[1], int(frames))
 
     _run(studio, go, stop, between, [*seeds, *uploads, frames], shown)
 
 
 def _run(
-    studio: Studio, go: gr.Button, stop: gr.Button, task: Callable[..., Iterator[Any]], inputs: list[Any], shown: Any
+    studio: Studio,
+    go: gr.Button,
+    stop: gr.Button,
+    task: Callable[..., Iterator[tuple[float, Any]]],
+    inputs: list[Any],
+    shown: Any,
 ) -> None:
-    """A press of ``go`` runs the task, one at a time for all who look at the page; ``stop`` ends it."""
-    running = go.click(task, inputs, shown, **_ONE_AT_A_TIME)
-    # the event stops the work itself, the cancelling what waits for it
-    stop.click(studio.stop.set, None, None, cancels=[running], queue=False)
+    """A press of ``go`` runs the task, one at a time for all who look at the page; ``stop`` ends one's own."""
+
+    def run(request: gr.Request, progress: gr.Progress = gr.Progress(), *given: Any) -> Iterator[Any]:  # noqa: B008
+        studio.owner = go, request.session_hash
+        try:
+            for share, picture in task(*given):
+                progress(share)
+                yield picture
+        except Stopped:
+            return
+        except (ValueError, FloatingPointError) as error:
+            raise _told(str(error)) from error
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise _told("Out of memory: ask for fewer pictures.") from error
+
+    def end(request: gr.Request) -> None:
+        studio.stop((go, request.session_hash))
+
+    running = go.click(run, inputs, shown, **_ONE_AT_A_TIME)
+    # one stops the work itself, the cancelling what waits for it, or is still queued
+    stop.click(end, None, None, cancels=[running], queue=False)
 
 
-def _shown(task: Iterator[tuple[float, np.ndarray]], progress: Callable[..., Any]) -> Iterator[np.ndarray]:
-    try:
-        for share, picture in task:
-            progress(share)
-            yield picture
-    except Stopped:
-        return
+def _told(message: str) -> gr.Error:
+    """What the reader is told, and the terminal is not."""
+    return gr.Error(message, print_exception=False)
+
+
+def _seed(value: int = 0, label: str = "Seed") -> gr.Number:
+    return gr.Number(value, precision=0, label=label)  # gradio's own check of a range ends in a traceback
+
+
+def _whole(seed: int | None) -> int:
+    if seed is None or not 0 <= seed <= LARGEST_SEED:
+        raise _told(f"Seed: give a whole number from 0 to {LARGEST_SEED}.")
+    return seed
 
 
 def _buttons(name: str) -> tuple[gr.Button, gr.Button]:
@@ -268,10 +298,9 @@ def _picture(label: str, name: str) -> gr.Image:
     )
 
 
-def _class_choice(studio: Studio, default: str = ANY) -> gr.Dropdown:
-    # a model that was never without a class is not asked without
-    choices = [*studio.classes] if default == ANY and not studio.can_be_guided else [default, *studio.classes]
-    return gr.Dropdown(choices, value=next(iter(choices), None), label="Class", visible=bool(studio.classes))
+def _class_choice(studio: Studio, none: str = ANY) -> gr.Dropdown:
+    names = studio.classes if none == ANY and studio.needs_a_class else [none, *studio.classes]
+    return gr.Dropdown(names, value=names[0], label="Class", visible=bool(studio.classes))
 
 
 def _number(studio: Studio, label: str) -> int | None:
@@ -290,4 +319,4 @@ def _read(path: str, studio: Studio) -> Tensor:
     try:
         return read_picture(path, studio.shape)
     except ValueError as error:
-        raise gr.Error(str(error)) from error
+        raise _told(str(error)) from error

@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from diffusion_lightning.conditions import taken_by
 from diffusion_lightning.denoiser import Denoiser
 from diffusion_lightning.guidance import ClassifierFreeGuidance
 from diffusion_lightning.images import image_grid, visible
@@ -34,8 +35,14 @@ SIDE = 480
 
 ANSWERS = 8
 
+STEPS = 20
+"""Of DPM-Solver++, for pictures of the model's own."""
+
 TOLERANCE = 1e-5
 """Of the flow between two pictures."""
+
+MEGAPIXELS = 50
+"""Of a picture that is read, at most: a camera's."""
 
 
 class Stopped(Exception):
@@ -61,13 +68,27 @@ class Studio:
     Args:
         model: of pictures.
         pictures: to work on, such as held-out ones, ``(N, C, H, W)`` in [-1, 1]; none if left out.
+
+    Raises:
+        ValueError: if the model must be told what the page has no words for.
     """
 
     def __init__(self, model: TrainedModel, pictures: Tensor | None = None) -> None:
         assert model.shape is not None
+        untold = [name for name in taken_by(model.network) if name != "labels"]
+        if untold and not model.condition_dropout:
+            raise ValueError(f"the model must be told {' and '.join(untold)}, which the page cannot")
         self.model, self.shape, self.pictures = model, model.shape, pictures
-        self.stop = threading.Event()
-        """Set: whatever is being drawn ends at its next evaluation."""
+        # one for each task: what was stopped stays so, though the next has begun
+        self._stopped = threading.Event()
+
+        self.owner: Any = None
+        """For whom it draws: nobody else may stop it."""
+
+    def stop(self, owner: Any = None) -> None:
+        """What is being drawn for this owner ends at its next evaluation."""
+        if owner == self.owner:
+            self._stopped.set()
 
     @property
     def samplers(self) -> list[str]:
@@ -80,6 +101,11 @@ class Studio:
         return self.model.has_classes and self.model.condition_dropout > 0
 
     @property
+    def needs_a_class(self) -> bool:
+        """Whether the model has classes, and has never done without one."""
+        return self.model.has_classes and not self.model.condition_dropout
+
+    @property
     def classes(self) -> list[str]:
         """The names of the classes, or their numbers."""
         count = self.model.num_classes or 0
@@ -88,16 +114,18 @@ class Studio:
 
     def draw(self, num: int, label: int | None, seed: int, weight: float, steps: int, sampler: str) -> Shown:
         """``num`` pictures of a class, or of all in turn, on their way out of the noise."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = self._generator(seed)
         classes = torch.arange(num) % (self.model.num_classes or 1) if label is None else torch.full((num,), label)
         cond = self._told(classes, generator)
         denoiser = self._guided(weight if cond else 1.0)
         yield from self._steps(SAMPLERS[sampler](steps), denoiser, num, generator, cond)
 
-    def one(self, seed: int, label: int | None = None) -> Tensor:
-        """A picture of the model's own, ``(C, H, W)``."""
-        labels = [label] if label is not None else None
-        return self.model.sample(num=1, labels=labels, generator=torch.Generator().manual_seed(seed))[0]
+    def one(self, seed: int) -> Tensor:
+        """A picture of the model's own, ``(C, H, W)``: the first of all seeds is of the first class, and so on."""
+        generator = self._generator(seed)
+        cond = self._told(torch.tensor([seed % (self.model.num_classes or 1)]), generator)
+        *_, (_, states) = self._states(DPMSolverPlusPlus(STEPS), self._begun(), 1, generator, cond)
+        return states[0]
 
     def fill_in(
         self, picture: Tensor, missing: Tensor, method: str, seed: int, steps: int, label: int | None = None
@@ -112,12 +140,12 @@ class Studio:
             steps: of the sampler.
             label: the class that the model is told; none if left out.
         """
-        operator = Inpainting(~missing)
-        y = operator(picture[None])
-        generator = torch.Generator().manual_seed(seed)
+        operator = Inpainting(~missing).to(self.model.device)
+        y = operator(picture[None].to(self.model.device))
+        generator = self._generator(seed)
         cond = self._told(None if label is None else torch.full((ANSWERS,), label), generator)
         sampler: StepSampler = DPMSolverPlusPlus(steps)
-        denoiser: Denoiser = self._stoppable(self.model.denoiser)
+        denoiser: Denoiser = self._begun()
         if is_sampler(method):
             sampler = METHODS[method](y=y, operator=operator, steps=steps)  # type: ignore[call-arg, assignment]
         else:
@@ -132,7 +160,7 @@ class Studio:
 
     def sketch(self, picture: Tensor, noise_level: float, seed: int, num: int, label: int | None = None) -> Shown:
         """``num`` clean pictures of a sketch."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = self._generator(seed)
         cond = self._told(None if label is None else torch.full((num,), label), generator)
         denoiser = self._guided(2.0 if cond else 1.0)
         yield from self._steps(SDEdit(picture[None], noise_level), denoiser, num, generator, cond)
@@ -144,27 +172,30 @@ class Studio:
 
     def between(self, first: Tensor, last: Tensor, frames: int) -> list[np.ndarray]:
         """The frames from one picture to another, each by itself."""
-        self.stop.clear()
-        way = interpolate(
-            self._stoppable(self.model.denoiser), first[None], last[None], frames, rtol=TOLERANCE, atol=TOLERANCE
-        )
-        return [enlarged(image_grid(frame), SIDE // 2) for frame in way]
+        way = interpolate(self._begun(), first[None], last[None], frames, rtol=TOLERANCE, atol=TOLERANCE)
+        return [enlarged(image_grid(frame), SIDE // 2) for frame in way.cpu()]
+
+    def _generator(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.model.device).manual_seed(seed)
 
     def _told(self, classes: Tensor | None, generator: torch.Generator) -> dict[str, Tensor]:
+        classes = None if classes is None else classes.to(self.model.device)
         if self.model.groups is not None and classes is not None:
             return {"labels": self.model.groups.draw(classes, generator)}
         return {"labels": classes} if classes is not None and self.model.has_classes else {}
 
     def _guided(self, weight: float) -> Denoiser:
-        denoiser = self._stoppable(self.model.denoiser)
+        denoiser = self._begun()
         if weight == 1 or not self.can_be_guided:
             return denoiser
         own = self.model.guidance
         interval = own.keywords.get("interval") if isinstance(own, partial) else None
         return ClassifierFreeGuidance(denoiser, weight, interval=interval)
 
-    def _stoppable(self, denoiser: Denoiser) -> Denoiser:
-        return _StoppableNetwork(denoiser, self.stop)
+    def _begun(self) -> Denoiser:
+        """The model, for a task that begins."""
+        self._stopped = threading.Event()
+        return _StoppableNetwork(self.model.denoiser, self._stopped)
 
     def _steps(
         self, sampler: StepSampler, denoiser: Denoiser, num: int, generator: torch.Generator, cond: dict[str, Tensor]
@@ -177,14 +208,13 @@ class Studio:
     def _states(
         self, sampler: StepSampler, denoiser: Denoiser, num: int, generator: torch.Generator, cond: dict[str, Tensor]
     ) -> Iterator[tuple[float, Tensor]]:
-        self.stop.clear()
         sde = denoiser.sde
         sampler.check(sde)
-        x = sde.prior((num, *self.shape), generator=generator)
+        x = sde.prior((num, *self.shape), device=self.model.device, generator=generator)
         total = sampler.num_steps(sde)
-        yield 0.0, x
+        yield 0.0, x.cpu()
         for step, state in enumerate(sampler.iterate(denoiser, x, generator, **cond), start=1):
-            yield step / total, state
+            yield step / total, state.cpu()
 
 
 class _StoppableNetwork(Stoppable):
@@ -205,16 +235,34 @@ def enlarged(picture: Tensor, side: int = SIDE) -> np.ndarray:
 
 
 def read_picture(path: str, shape: tuple[int, ...]) -> Tensor:
-    """A picture of any size as one of the model's, ``(C, H, W)`` in [-1, 1]: its middle, resized.
+    """A picture of any size as one of the model's, ``(C, H, W)`` in [-1, 1]: its middle, by area.
+
+    It is turned upright if its camera recorded a rotation; what is transparent is white, as most programs show it; of
+    an animation the first frame is taken.
 
     Raises:
-        ValueError: if it is no picture.
+        ValueError: if it is no picture, or larger than any camera's.
     """
     try:
         with Image.open(path) as image:
-            return from_levels(np.array(image.convert("L" if shape[0] == 1 else "RGB")), shape)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if image.width * image.height <= MEGAPIXELS * 1e6:
+                upright = _eight_bits(ImageOps.exif_transpose(image)).convert("RGBA")
+                middle = ImageOps.fit(upright, (shape[2], shape[1]), Image.Resampling.BOX)
+                opaque = Image.alpha_composite(Image.new("RGBA", middle.size, "white"), middle)
+                return from_levels(np.array(opaque.convert("L" if shape[0] == 1 else "RGB")), shape)
+    except Image.DecompressionBombError:
+        pass
+    except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError("This file is no picture that can be read: give a PNG, JPEG or WebP.") from error
+    raise ValueError(f"This picture is too large: give one of at most {MEGAPIXELS} megapixels.")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image of 16-bit levels with 8-bit ones; any other as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    levels = np.array(image).clip(0, 2**16 - 1) >> 8
+    return Image.fromarray(levels.astype(np.uint8))
 
 
 def from_levels(levels: np.ndarray, shape: tuple[int, ...]) -> Tensor:
@@ -223,7 +271,8 @@ def from_levels(levels: np.ndarray, shape: tuple[int, ...]) -> Tensor:
     if given.shape[0] != shape[0]:
         given = given.mean(0, keepdim=True).expand(shape[0], -1, -1)
     height, width = given.shape[1:]
-    rows, columns = min(height, width * shape[1] // shape[2]), min(width, height * shape[2] // shape[1])
+    rows = max(1, min(height, width * shape[1] // shape[2]))
+    columns = max(1, min(width, height * shape[2] // shape[1]))
     top, left = (height - rows) // 2, (width - columns) // 2
     middle = given[None, :, top : top + rows, left : left + columns]
     return F.interpolate(middle, tuple(shape[1:]), mode="area")[0]

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from diffusion_lightning import DPMSolverPlusPlus, KarrasPreconditioning, KarrasSDE, NetworkDenoiser, UNet
 from diffusion_lightning.demo import page as demo_page
@@ -21,6 +23,31 @@ WAIT = 60_000
 """Milliseconds, far more than anything takes."""
 
 
+class Gate:
+    """Before each evaluation of a network: counts it, and holds it back while it is shut."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.count, self.open = 0, threading.Event()
+        self.open.set()
+        self.handle = network.register_forward_pre_hook(self._pass)
+
+    def shut(self) -> None:
+        """Hold back the next one, and count from there on."""
+        self.count = 0
+        self.open.clear()
+
+    def _pass(self, *_: Any) -> None:
+        self.count += 1
+        assert self.open.wait(WAIT / 1000)
+
+    def wait_for(self, page: Any, count: int) -> None:
+        for _ in range(600):
+            if self.count >= count:
+                return
+            page.wait_for_timeout(100)
+        raise AssertionError(f"{self.count} evaluations: {count} were to come")
+
+
 @pytest.fixture(scope="module")
 def studio() -> Studio:
     torch.manual_seed(0)
@@ -30,6 +57,14 @@ def studio() -> Studio:
     pictures = torch.zeros(1, 1, 28, 28)
     pictures[..., :14, :] = 0.5
     return Studio(model, pictures)
+
+
+@pytest.fixture
+def gate(studio) -> Iterator[Gate]:
+    gate = Gate(studio.model.network)
+    yield gate
+    gate.open.set()
+    gate.handle.remove()
 
 
 @pytest.fixture(scope="module")
@@ -91,19 +126,56 @@ def test_it_draws(shown) -> None:
     assert drawn.std() > 5
 
 
-def test_stop_stops(shown, studio) -> None:
+def test_stop_stops(shown, gate) -> None:
     page, *_ = shown
     tab(page, "Draw")
+    gate.shut()
     page.get_by_label("number input for Steps").first.fill("60")
-    page.get_by_label("number input for Pictures").first.fill("16")
     press(page, "Draw")
-    page.wait_for_timeout(700)
-    press(page, "Stop")
-    page.wait_for_timeout(500)
-    assert studio.stop.is_set()
+    gate.wait_for(page, 1)
+    with page.expect_response("**/cancel"):
+        press(page, "Stop")
+        page.wait_for_timeout(300)
+        gate.open.set()
+    assert gate.count == 1
+    page.get_by_label("number input for Steps").first.fill("4")
     press(page, "Draw")  # and it can be asked again
+    gate.wait_for(page, 1 + 4)
     page.wait_for_timeout(300)
-    press(page, "Stop")
+    assert gate.count == 1 + 4
+
+
+def test_stop_of_one_who_waits_leaves_the_others_drawing(shown, gate) -> None:
+    page, *_ = shown
+    tab(page, "Draw")
+    page.get_by_label("number input for Steps").first.fill("5")
+    gate.shut()
+    press(page, "Draw")
+    gate.wait_for(page, 1)
+    other = page.context.browser.new_page()
+    other.goto(page.url)
+    press(other, "Draw")
+    other.wait_for_timeout(500)
+    with other.expect_request("**/cancel"):
+        press(other, "Stop")
+    other.wait_for_timeout(300)
+    gate.open.set()
+    gate.wait_for(page, 5)
+    other.wait_for_timeout(500)
+    other.close()
+    assert gate.count == 5
+
+
+@pytest.mark.parametrize("seed", ["", "-1", "99999999999"])
+def test_a_seed_that_is_none_is_a_message(shown, seed, capfd) -> None:
+    page, *_ = shown
+    tab(page, "Draw")
+    page.get_by_label("Seed").locator("visible=true").fill(seed)
+    press(page, "Draw")
+    page.get_by_text("Seed: give a whole number from 0 to 4294967295").wait_for()
+    page.locator(".toast-close").click()
+    page.get_by_label("Seed").locator("visible=true").fill("0")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_what_is_painted_is_filled_in_and_the_rest_stays(shown) -> None:
