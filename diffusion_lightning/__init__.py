@@ -100,6 +100,7 @@ _HOME = {
     "callbacks": (
         "SampleGrid",
         "ConditionGrid",
+        "RestorationGrid",
         "DenoisingProcess",
         "VectorField",
         "FIDCallback",

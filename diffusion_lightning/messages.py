@@ -14,6 +14,16 @@ if not logging.getLogger().hasHandlers():  # nobody else has said where messages
 # type of its own for it
 LOST_CONTACT = ("gloo/transport/", "Application timeout caused pair closure", "Timed out waiting", "ncclRemoteError")
 
+# how a processor's allocator, and devices', say that there is no memory left; torch's own type is of devices alone
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that no memory is left, here or on a device."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    )
+
 
 def is_lost_contact(error: BaseException) -> bool:
     """Whether an error says that another process of the run has gone, or has not answered in time."""

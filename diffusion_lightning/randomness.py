@@ -41,6 +41,7 @@ class Stream(IntEnum):
     EVALUATION = 17
     SUBSET = 18
     CONDITION_GRID = 19
+    RESTORATION_GRID = 20
 
 
 def global_seed() -> int:

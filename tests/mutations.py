@@ -41,6 +41,10 @@ SDE, PARAMETERIZATION, DENOISER, OBJECTIVE = (
 )
 EMA = "tests/training/test_ema.py"
 DEMO, DEMO_IN_BROWSER = "tests/demo/test_tasks.py", "tests/demo/test_demo_in_browser.py"
+OPERATORS, POSTERIORS, MIXTURES = (
+    f"tests/inverse/test_{name}.py" for name in ("operators", "gaussian_posteriors", "mixture_posteriors")
+)
+LATENTS, RESTORATION = "tests/test_latents.py", "tests/metrics/test_restoration.py"
 FOLDER = "tests/data/test_image_folder.py"
 SHARED_FOLDER = (
     "tests/data/test_shared_folder.py::test_the_first_process_alone_searches_and_both_train_on_what_it_found"
@@ -54,6 +58,7 @@ CLUSTERS, GROUPS = "tests/data/test_clusters.py", "tests/training/test_groups.py
 SHARED, FLOATS = "tests/metrics/test_shared_reference.py", "tests/test_floats.py"
 FAKE_CUDA = "tests/test_fake_cuda.py"
 CONDITIONING = "tests/networks/test_conditioning.py"
+LATENTS = "tests/test_latents.py"
 
 RELIABILITY = "tests/reliability"
 POSITION = "tests/training/test_position.py::test_a_run_that_crashed_is_the_run_that_did_not"
@@ -493,6 +498,76 @@ MUTATIONS = [
         "2 / LEVELS * (levels + u) - 1",
         "2 / LEVELS * levels - 1",
         "tests/test_likelihood.py",
+    ),
+    Mutation(
+        "a straight line in the place of the great circle",
+        "latents.py",
+        "is_straight = angle.sin() < 1e-4",
+        "is_straight = angle.sin() < 2",
+        LATENTS,
+    ),
+    Mutation(
+        "no line where there is no circle",
+        "latents.py",
+        "is_straight = angle.sin() < 1e-4",
+        "is_straight = angle.sin() < -1",
+        LATENTS,
+    ),
+    Mutation(
+        "encoding from T down",
+        "latents.py",
+        'if name == "decode":',
+        'if name == "encode":',
+        LATENTS,
+    ),
+    Mutation(
+        "latents in units of the prior's deviation",
+        "latents.py",
+        "bar=bar, **solver)[-1]",
+        "bar=bar, **solver)[-1] / sde._prior_std",
+        LATENTS,
+    ),
+    Mutation(
+        "latents whose error is the mean of a batch's",
+        "latents.py",
+        "mean(1).sqrt().max()",
+        "mean().sqrt()",
+        f"{LATENTS}::test_each_example_meets_the_tolerances_in_whatever_company",
+    ),
+    Mutation(
+        "a frame's conditions of another example",
+        "latents.py",
+        "_of_examples(of_end, rows % len(x0))",
+        "_of_examples(of_end, rows // frames)",
+        LATENTS,
+    ),
+    Mutation(
+        "between two classes the other way round",
+        "latents.py",
+        "expand(self.weights, x) * (last - first)",
+        "expand(1 - self.weights, x) * (last - first)",
+        LATENTS,
+    ),
+    Mutation(
+        "the first class at both ends",
+        "latents.py",
+        "v[end] if isinstance(v, tuple)",
+        "v[0] if isinstance(v, tuple)",
+        LATENTS,
+    ),
+    Mutation(
+        "a picture given on its side",
+        "commands/input_pictures.py",
+        "ImageOps.exif_transpose(image)",
+        "image",
+        "tests/commands/test_input_pictures.py",
+    ),
+    Mutation(
+        "the last picture's class is the first one's",
+        "commands/interpolate.py",
+        "{name: (value, told[1][name])",
+        "{name: (value, value)",
+        "tests/commands/test_interpolate_command.py::test_each_picture_may_have_a_class_of_its_own",
     ),
     Mutation(
         "an ODE solver that looks beyond the times of the process (a former bug)",
@@ -1874,6 +1949,167 @@ MUTATIONS = [
         f"{RACE}::test_a_system_trains_until_it_is_as_good",
     ),
     Mutation(
+        "the noise's standard deviation for its variance in MMPS",
+        "inverse/mmps.py",
+        "+ self.noise_std**2 * v",
+        "+ self.noise_std * v",
+        POSTERIORS,
+    ),
+    Mutation(
+        "the covariance of MMPS without its scale",
+        "inverse/mmps.py",
+        "return gain * transposed(v)",
+        "return transposed(v)",
+        POSTERIORS,
+    ),
+    Mutation(
+        "the gradient through a denoiser that is detached",
+        "inverse/posterior.py",
+        "denoised = self.denoiser.denoise(x, t, **cond)",
+        "denoised = self.denoiser.denoise(x.detach(), t, **cond) + 0 * x",
+        POSTERIORS,
+    ),
+    Mutation(
+        "the products of an inverse problem uncounted",
+        "inverse/posterior.py",
+        "self.evaluations += cost",
+        "pass",
+        POSTERIORS,
+    ),
+    Mutation(
+        "the adjoint of a mean forgets its share",
+        "inverse/operators/pixels.py",
+        'mode="nearest") / self.factor**2',
+        'mode="nearest")',
+        OPERATORS,
+    ),
+    Mutation(
+        "the adjoint of a blur is the blur",
+        "inverse/operators/frequencies.py",
+        "return self._multiply(y, self._transfer(y).conj())",
+        "return self._multiply(y.roll(1, -1), self._transfer(y).conj())",
+        OPERATORS,
+    ),
+    Mutation(
+        "a mask the wrong way round",
+        "inverse/operators/pixels.py",
+        "return x * self.mask",
+        "return x * ~self.mask",
+        "tests/inverse/test_restore.py",
+    ),
+    Mutation(
+        "noise where nothing is measured",
+        "inverse/operators/base.py",
+        "return self.measured(y + noise_std * z)",
+        "return y + noise_std * z",
+        OPERATORS,
+    ),
+    Mutation(
+        "the variance of the data in PGDM without its limit",
+        "inverse/pgdm.py",
+        "level * self.data_std**2 / (level + self.data_std**2)",
+        "level",
+        POSTERIORS,
+    ),
+    Mutation(
+        "DPS by the square of the norm",
+        "inverse/dps.py",
+        ".flatten(1).norm(dim=1)",
+        ".flatten(1).square().sum(1)",
+        POSTERIORS,
+    ),
+    Mutation(
+        "particles that are drawn anew keep their weights",
+        "inverse/twisted_smc.py",
+        "log_weights = torch.where(self._is_degenerate(log_weights), 0.0, log_weights)",
+        "pass",
+        MIXTURES,
+    ),
+    Mutation(
+        "particles that are never weighted",
+        "inverse/twisted_smc.py",
+        "(log_ratio + log_guess - before)",
+        "0 * (log_ratio + log_guess - before)",
+        MIXTURES,
+    ),
+    Mutation(
+        "weights without the proposal's own density",
+        "inverse/twisted_smc.py",
+        "(log_ratio + log_guess - before)",
+        "(log_guess - before)",
+        MIXTURES,
+    ),
+    Mutation(
+        "the way back without noise in RePaint",
+        "inverse/repaint.py",
+        "x = x + math.sqrt(levels[i] ** 2 - levels[before] ** 2) * normal_like(x, generator)",
+        "pass",
+        MIXTURES,
+    ),
+    Mutation(
+        "a sketch that is not noised",
+        "inverse/sdedit.py",
+        "noised = self.picture.to(x) + self.noise_level * z",
+        "noised = self.picture.to(x)",
+        MIXTURES,
+    ),
+    Mutation(
+        "answers in the order of others",
+        "inverse/restore.py",
+        "(torch.arange(total) % len(measured))",
+        "(torch.arange(total) // num)",
+        "tests/inverse/test_restore.py",
+    ),
+    Mutation(
+        "a straight line for the great circle",
+        "latents.py",
+        "is_straight = angle.sin().abs() < 1e-4",
+        "is_straight = angle.sin().abs() < 10",
+        LATENTS,
+    ),
+    Mutation(
+        "latents from the end of the process to its beginning",
+        "latents.py",
+        "times = torch.tensor([first, sde.T]).to(x)",
+        "times = torch.tensor([sde.T, first]).to(x)",
+        LATENTS,
+    ),
+    Mutation(
+        "the rank of the truth without a lot for ties",
+        "metrics/restoration.py",
+        "torch.where(is_tie, lots, drawn < own)",
+        "(drawn < own)",
+        RESTORATION,
+    ),
+    Mutation(
+        "agreement by the noise's standard deviation, unsquared",
+        "metrics/restoration.py",
+        "residual.square().sum(1) / noise_std**2",
+        "residual.square().sum(1) / noise_std",
+        RESTORATION,
+    ),
+    Mutation(
+        "black in a mask's picture is what is missing",
+        "commands/restoration_tasks.py",
+        "missing = next(iter(picture.values()))[0] > 0",
+        "missing = next(iter(picture.values()))[0] <= 0",
+        "tests/commands/test_restore_command.py",
+    ),
+    Mutation(
+        "stop is not heard",
+        "demo/tasks.py",
+        "if self.stop.is_set():",
+        "if False:",
+        "tests/demo/test_tasks.py",
+    ),
+    Mutation(
+        "the page hides what is known",
+        "demo/tasks.py",
+        "operator = Inpainting(~missing)",
+        "operator = Inpainting(missing)",
+        "tests/demo/test_tasks.py",
+    ),
+    Mutation(
         "the demo fills in what is known, and keeps what is missing",
         "demo/tasks.py",
         "Inpainting(~missing)",
@@ -1884,7 +2120,14 @@ MUTATIONS = [
         "the demo's page asks another machine for its fonts",
         "demo/page.py",
         "gr.themes.Default(font=fonts, font_mono=mono)",
-        "gr.themes.Default()",
+        'gr.themes.Default(font=[gr.themes.GoogleFont("Inter")], font_mono=mono)',
+        f"{DEMO_IN_BROWSER}::test_it_draws",
+    ),
+    Mutation(
+        "the demo tells gradio's makers that it is used",
+        "demo/page.py",
+        "analytics_enabled=False",
+        "analytics_enabled=True",
         f"{DEMO_IN_BROWSER}::test_it_draws",
     ),
     Mutation(

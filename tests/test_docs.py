@@ -224,7 +224,7 @@ def shell(page: Path) -> Iterator[list[str]]:
     """The words of every `lightning` command in a page's shell code after the program's name."""
     for block in page.read_text().split("```sh\n")[1:]:
         for line in block.split("```")[0].replace("\\\n", " ").splitlines():
-            if " fit " in line or "lightning sample" in line or "lightning likelihood" in line:
+            if " fit " in line or re.search("lightning (sample|likelihood|interpolate)", line):
                 yield shlex.split(line.split("lightning ", 1)[1], comments=True)
 
 

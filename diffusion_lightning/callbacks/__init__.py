@@ -9,6 +9,7 @@ from diffusion_lightning.callbacks.graceful_stop import GracefulStop
 from diffusion_lightning.callbacks.loss_by_noise import LossByNoise
 from diffusion_lightning.callbacks.performance import RunReport
 from diffusion_lightning.callbacks.progress import TerminalProgressBar, TrainingProgressBar
+from diffusion_lightning.callbacks.restoration_grid import RestorationGrid
 from diffusion_lightning.callbacks.sample_grid import SampleGrid
 from diffusion_lightning.callbacks.sample_writer import SampleWriter
 from diffusion_lightning.callbacks.sliced_wasserstein import SlicedWasserstein
@@ -22,6 +23,7 @@ __all__ = [
     "GracefulStop",
     "LastCheckpoint",
     "LossByNoise",
+    "RestorationGrid",
     "RunReport",
     "SampleGrid",
     "SampleWriter",

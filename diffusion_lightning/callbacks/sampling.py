@@ -30,6 +30,9 @@ class SamplingCallback(Callback):
     every_n_epochs: int
     num_samples: int
 
+    per_evaluation = 1
+    """Evaluations of the network for each that the sampler asks for."""
+
     @property
     def num_drawn(self) -> int:
         """Samples that are drawn each time, by all processes together."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from diffusion_lightning.commands.manual import USAGE, version_line
 from diffusion_lightning.commands.usage import UsageError, explain
 from diffusion_lightning.home import give_home
-from diffusion_lightning.messages import is_lost_contact
+from diffusion_lightning.messages import is_lost_contact, is_out_of_memory
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -66,7 +66,7 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         if "--debug" in given:
             raise
-        print(f"lightning: error: {_line_of(error)}", file=sys.stderr)
+        print(f"lightning: error: {_line_of(error, given[0])}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -120,13 +120,17 @@ def _check_command(word: str) -> None:
         raise UsageError(f"{word!r} is no command{hint}: must be one of {', '.join(known)}")
 
 
-def _line_of(error: Exception) -> str:
+def _line_of(error: Exception, command: str) -> str:
     """What a failure is told as; the traceback of a mistake of ours is kept in a file."""
     if is_lost_contact(error):
         return (
             "lost contact with another process of this run: it died, and its message is above or on its machine, "
             "or stood still for longer than the strategy's timeout; resume with --ckpt_path last"
         )
+    if is_out_of_memory(error):
+        option = "--data.batch_size" if command in LIGHTNINGS else "--batch_size"
+        reason = str(error).splitlines()[0] if str(error) else "no memory is left"
+        return f"out of memory: give a smaller {option}, or run it where there is more of it ({reason})"
     line = str(error) if isinstance(error, UsageError) else explain(str(error)) or type(error).__name__
     if isinstance(error, EXPECTED):
         return line

@@ -18,7 +18,7 @@ OPTIONS = Path(__file__).with_name("options.json")
 
 SHELLS = ("bash", "zsh", "tcsh")
 
-FILES = ("--config", "--ckpt_path", "--output", "--reference")
+FILES = ("--config", "--ckpt_path", "--output", "--reference", "--from", "--to")
 """Options whose values a shell completes as files."""
 
 

@@ -86,11 +86,8 @@ def _pictures(folder: str | None, model: TrainedModel) -> Tensor | None:
         pictures = read_pictures(Path(folder), channels, "pictures")
         check_size(pictures, (height, width), "pictures", "as the model's")
         return torch.stack([*pictures.values()])
-    return held_out_digits() if model.shape == (1, 28, 28) else None
-
-
-def held_out_digits() -> Tensor:
-    """Digits inside the package that no model of its data was trained on, ``(N, 1, 28, 28)``."""
+    if model.shape != (1, 28, 28):
+        return None
     from diffusion_lightning.data.mnist import EmbeddedMNIST
     from diffusion_lightning.data.tensor_images import normalize
 

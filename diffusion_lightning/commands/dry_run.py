@@ -118,7 +118,8 @@ def dry_run(trainer: Trainer, module: ScoreModule, data: LightningDataModule, le
     evaluation = seconds_per_evaluation(trainer, module, x, condition)
     for callback in drawing:
         sampler: Sampler = callback.sampler or module.sampler
-        nfe, num = evaluations(sampler, module, callback.guidance), callback.num_drawn
+        nfe = callback.per_evaluation * evaluations(sampler, module, callback.guidance)
+        num = callback.num_drawn
         cost = nfe * num * evaluation / trainer.world_size
         due = math.ceil(batches / per_epoch / callback.every_n_epochs) if batches < math.inf else math.inf
         what = f"{_count(due)} × {num:,} samples of {nfe} evaluations ({type(sampler).__name__})"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from diffusion_lightning.commands.usage import UsageError
@@ -16,7 +16,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 def read_pictures(path: Path, channels: int, option: str) -> dict[str, Tensor]:
     """A picture, or all in a folder by their names without a suffix; each ``(channels, H, W)`` in [-1, 1].
 
-    Colour is turned to grey, or grey to colour, with a word about it.
+    Colour is turned to grey, or grey to colour, with a word about it. A picture is turned upright if its camera
+    recorded a rotation.
 
     Args:
         path: of a file, or of a folder.
@@ -37,10 +38,11 @@ def read_pictures(path: Path, channels: int, option: str) -> dict[str, Tensor]:
     for file in files:
         try:
             with Image.open(file) as image:
-                grey = image.mode in ("1", "L", "LA", "I", "I;16", "F")
-                converted += grey == (channels == 3)
-                levels = np.array(image.convert("L" if channels == 1 else "RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+                if image.mode[0] in "IF":
+                    raise ValueError(f"pixels of mode {image.mode} are not 8-bit")
+                converted += (image.mode in ("1", "L", "LA")) == (channels == 3)
+                levels = np.array(ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = str(error).partition(": ")[0].splitlines()[0]
             raise UsageError(f"{option}={str(file)!r}: is no picture that can be read ({reason})") from error
         if file.stem in pictures:

@@ -1,19 +1,23 @@
 """`lightning interpolate`: from one picture to another through the latents of a trained model."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusion_lightning.commands.asked import class_numbers
-from diffusion_lightning.commands.drawing import add_drawing_options, load_on_device
+from diffusion_lightning.commands.drawing import load_on_device
 from diffusion_lightning.commands.guided_options import add_guidance_option, settle_guidance
 from diffusion_lightning.commands.input_pictures import check_size, read_pictures
 from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
+from diffusion_lightning.commands.sample import check_writable
 from diffusion_lightning.commands.usage import UsageError, check_seed
-from diffusion_lightning.images import image_grid, is_picture, write_gif, write_png
+from diffusion_lightning.conditions import taken_by
+from diffusion_lightning.images import image_grid, is_picture, write_gif, write_picture
 from diffusion_lightning.latents import interpolate
 from diffusion_lightning.training.trained import TrainedModel
 
@@ -34,33 +38,34 @@ def interpolate_command(args: list[str]) -> None:
     settle_guidance(options)
     given = interpolate_parser().instantiate(options)
     check_seed(seed=options.seed)
-    if options.frames < 2:
-        raise UsageError(f"frames={options.frames}: must be at least 2, the ends")
+    for name, least in (("frames", 2), ("batch_size", 1), ("scale", 1)):
+        if options[name] < least:
+            raise UsageError(f"{name}={options[name]}: must be at least {least}")
+    if not 0 < options.tolerance < 1:
+        raise UsageError(f"tolerance={options.tolerance}: must be above 0 and below 1")
     output = Path(options.output)
+    strip = output.with_suffix(".png")
     if output.suffix.lower() != ".gif":
-        raise UsageError(f"output={str(output)!r}: must end in .gif; the strip is written beside it, as .png")
-    if output.is_dir() or output.with_suffix(".png").is_dir():
-        raise UsageError(f"output={str(output)!r}: it or the strip's name is a folder: give another name")
+        raise UsageError(f"output={options.output!r}: must end in .gif; the strip is written beside it, as .png")
 
-    model = load_on_device(find_checkpoint(options.ckpt_path), options.device, options.compile)
+    model = load_on_device(find_checkpoint(options.ckpt_path), options.device)
     if model.shape is None or not is_picture(model.shape):
         raise UsageError(f"ckpt_path: the model is of examples of shape {model.shape}: must be of pictures")
-    label = None
-    if options.label is not None:
-        label = torch.tensor(class_numbers([options.label], model))
-    generator = torch.Generator(model.device).manual_seed(options.seed)
-    ends = [_end(options["from"], "from", model), _end(options.to, "to", model)]
-    if missing := sum(end is None for end in ends):
-        labels = None if label is None else label.tolist() * missing
-        drawn = iter(model.sample(num=missing, labels=labels, generator=generator))
-        ends = [next(drawn).cpu() if end is None else end for end in ends]
-    first, last = (end[None] for end in ends if end is not None)
     denoiser = model.guided(given.guidance)
-    cond = {}
-    if label is not None:
-        cond["labels"] = (label if model.groups is None else model.groups.draw(label, generator)).to(model.device)
+    generator = torch.Generator(model.device).manual_seed(options.seed)
+    told = _told(options.labels, model, generator)
+    ends = [_picture(options["from"], "from", model), _picture(options.to, "to", model)]
+    for file in (output, strip):
+        check_writable(file)
 
     start = time.perf_counter()
+    for i, end in enumerate(ends):
+        if end is None:
+            shape = (1, *model.shape)
+            ends[i] = model.sampler(denoiser, shape, generator=generator, progress=not options.quiet, **told[i])
+    first, last = (end.cpu() for end in ends if end is not None)
+    cond: dict[str, Any] = {name: value for name, value in told[0].items() if value.equal(told[1][name])}
+    cond |= {name: (value, told[1][name]) for name, value in told[0].items() if name not in cond}
     frames = interpolate(
         denoiser,
         first,
@@ -68,6 +73,7 @@ def interpolate_command(args: list[str]) -> None:
         options.frames,
         rtol=options.tolerance,
         atol=options.tolerance,
+        batch_size=options.batch_size,
         progress=not options.quiet,
         **cond,
     )[:, 0].cpu()
@@ -79,10 +85,10 @@ def interpolate_command(args: list[str]) -> None:
     times = [SECONDS_AT_ENDS, *[SECONDS] * (len(pictures) - 2), SECONDS_AT_ENDS]
     # there and back
     write_gif(pictures + pictures[-2:0:-1], output, times + times[-2:0:-1])
-    write_png(image_grid(scaled, across=len(scaled)), output.with_suffix(".png"))
+    write_picture(image_grid(frames, across=len(frames)), strip, options.scale)
     print(
-        f"{len(frames)} frames in {seconds:.1f} s, the ends within {error:.2g} of what was given: {output}, "
-        f"{output.with_suffix('.png')}"
+        f"{len(frames)} frames in {seconds:.1f} s, EMA weights, the ends within {127.5 * error:.1f} of 255 levels of "
+        f"what was given: {output}, {strip}"
     )
 
 
@@ -98,22 +104,42 @@ def interpolate_parser() -> OneLineParser:
     parser.add_argument("--to", type=str | None, default=None, help="The last one; likewise.")
     parser.add_argument("--frames", type=int, default=16, help="How many, both ends among them.")
     parser.add_argument(
-        "--label",
-        type=int | str | None,
+        "--labels",
+        type=list[int | str] | None,
         default=None,
-        help="The class that the model is told of all frames, by number or name; none if left out.",
+        help="The class of both pictures, or of each, by number or name; not told if left out.",
     )
     add_guidance_option(parser, default=None)
     parser.add_argument("--tolerance", type=float, default=1e-4, help="Of the solver: smaller is slower, and closer.")
     parser.add_argument("--seed", type=int, default=0, help="Decides the pictures that are drawn.")
     parser.add_argument("--output", type=str, default="interpolation.gif", help="x.gif; the strip is x.png beside it.")
     parser.add_argument("--scale", type=int, default=1, help="The side of the square that a pixel becomes.")
-    add_drawing_options(parser)
+    parser.add_argument("--batch_size", type=int, default=256, help="How many frames are decoded at once.")
+    parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, …; the first GPU if any.")
+    parser.add_argument("--quiet", action="store_true", help="No progress bar.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     return parser
 
 
-def _end(path: str | None, option: str, model: TrainedModel) -> Tensor | None:
-    """The picture of one end, ``(C, H, W)``; None if none is named."""
+def _told(labels: Sequence[int | str] | None, model: TrainedModel, generator: torch.Generator) -> list[dict[str, Any]]:
+    """What the model is told of each end."""
+    if labels is not None and len(labels) > 2:
+        raise UsageError(f"labels={list(labels)}: must be one for both pictures, or one for each")
+    needed = taken_by(model.network) if model.condition_dropout == 0 else ()
+    if others := [name for name in needed if name != "labels"]:
+        raise UsageError(f"ckpt_path: the model is told {', '.join(others)}, and was never without: it cannot be used")
+    if labels is None and needed and model.has_classes:
+        raise UsageError("labels: the model was never without a class: give one for both pictures, or one for each")
+    if labels is None and not needed:
+        return [{}, {}]
+    numbers = class_numbers(labels, model) if labels is not None else [0]  # of groups that are of no classes
+    classes = torch.tensor(numbers, device=model.device).expand(2)
+    rows = classes if model.groups is None else model.groups.draw(classes, generator)
+    return [{"labels": row} for row in rows.split(1)]
+
+
+def _picture(path: str | None, option: str, model: TrainedModel) -> Tensor | None:
+    """The picture of one end, ``(1, C, H, W)``; None if none is named."""
     if path is None:
         return None
     assert model.shape is not None
@@ -122,4 +148,4 @@ def _end(path: str | None, option: str, model: TrainedModel) -> Tensor | None:
         raise UsageError(f"{option}={path!r}: is a folder: give a picture")
     pictures = read_pictures(Path(path), channels, option)
     check_size(pictures, (height, width), option, "as the model's")
-    return next(iter(pictures.values()))
+    return torch.stack([*pictures.values()])

@@ -100,7 +100,7 @@ def mask_of(mask: str, size: tuple[int, int], seed: int) -> Tensor:
         picture = read_pictures(Path(mask), 1, "mask")
         check_size(picture, size, "mask", "as the model's pictures")
         missing = next(iter(picture.values()))[0] > 0
-    elif Path(mask).suffix:
+    elif Path(mask).suffix and not mask.startswith("random:"):
         raise UsageError(f"mask={mask!r}: there is no such file: must be {MASKS}")
     else:
         missing = missing_pixels(mask, size, seed)

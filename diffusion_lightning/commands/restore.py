@@ -19,6 +19,7 @@ from diffusion_lightning.commands.parser import OneLineParser
 from diffusion_lightning.commands.restoration_tasks import MASKS, Measuring, Task, measuring
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
 from diffusion_lightning.commands.usage import UsageError, check_seed
+from diffusion_lightning.conditions import taken_by
 from diffusion_lightning.images import image_grid, is_picture, to_uint8, write_picture
 from diffusion_lightning.inverse import METHODS, Operator, restore
 from diffusion_lightning.inverse.restore import is_sampler
@@ -231,6 +232,11 @@ def _measured(options: Any, task: Measuring, model: TrainedModel) -> tuple[list[
 
 def _labels(labels: list[int | str] | None, count: int, model: TrainedModel) -> dict[str, Tensor]:
     """What the model is told of each picture."""
+    needed = taken_by(model.network) if model.condition_dropout == 0 else ()
+    if others := [name for name in needed if name != "labels"]:
+        raise UsageError(f"ckpt_path: the model is told {', '.join(others)}, and was never without: it cannot be used")
+    if labels is None and needed:
+        raise UsageError("labels: the model was never without a class: give one for all pictures, or one for each")
     if labels is None:
         return {}
     if len(labels) not in (1, count):

@@ -52,7 +52,7 @@ def sample_command(args: list[str]) -> None:
     _check_form(output, model.shape)
     if model.shape is not None and len(model.shape) != 3 and options.scale > 1:
         raise UsageError(f"scale={options.scale}: points are plotted, and have no pixels: leave it out")
-    _check_writable(output)
+    check_writable(output)
     num, asked = asked_for(options.labels, options.condition, options.num, model)
 
     generator = torch.Generator(model.device).manual_seed(options.seed)
@@ -121,7 +121,7 @@ def sample_parser() -> OneLineParser:
     return parser
 
 
-def _check_writable(output: Path) -> None:
+def check_writable(output: Path) -> None:
     """Fail before the work, not after it."""
     folder = output if output.suffix == "" else output.parent
     try:

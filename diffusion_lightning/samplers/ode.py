@@ -96,6 +96,11 @@ def integrate(
         raise failure(error) from error
 
 
+def velocity(denoiser: Denoiser, cond: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor]:
+    """dx/dt of the probability flow, the derivative that :func:`integrate` takes, given these conditions."""
+    return lambda t, x: denoiser.probability_flow(x, t.to(x).expand(len(x)), **cond)
+
+
 def check_tolerances(rtol: float, atol: float) -> None:
     """Raise a ValueError naming the tolerance that is not positive."""
     for name, tolerance in (("rtol", rtol), ("atol", atol)):
@@ -160,12 +165,8 @@ class ProbabilityFlowODE(Sampler):
         if is_adaptive:  # whose steps do not depend on the times at which the state is asked for
             times = times[kept]
 
-        def velocity(t: Tensor, x: Tensor) -> Tensor:
-            return denoiser.probability_flow(x, t.to(x).expand(len(x)), **cond)
-
-        states = integrate(
-            denoiser.sde, velocity, x, times, method=self.method, rtol=self.rtol, atol=self.atol, bar=bar
-        )
+        solver: dict[str, Any] = {"method": self.method, "rtol": self.rtol, "atol": self.atol, "bar": bar}
+        states = integrate(denoiser.sde, velocity(denoiser, cond), x, times, **solver)
         if self.denoise:
             with exact_float32():
                 states[-1] = denoiser.denoise(states[-1], times[-1].expand(len(x)), **cond)

@@ -87,3 +87,19 @@ def test_samples_are_drawn_without_lightning(make_module, make_trainer, make_dat
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "samples.png").is_file()
+
+
+@pytest.mark.parametrize(("command", "option"), [("fit", "--data.batch_size"), ("sample", "--batch_size")])
+def test_without_memory_it_says_how_to_need_less(monkeypatch, capsys, command, option):
+    def needs_a_petabyte(_):
+        import torch
+
+        torch.empty(2**50)
+
+    monkeypatch.setattr(cli, "_load", lambda *_: needs_a_petabyte)
+    with pytest.raises(SystemExit) as done:
+        cli.main([command])
+    assert done.value.code == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"lightning: error: out of memory: give a smaller {option}, or run it where")
+    assert told.count("\n") == 1

@@ -59,7 +59,7 @@ def test_weights_mend_a_wrong_guess() -> None:
         mixture(),
         torch.tensor([[-0.7, 0.0]]),
         FIRST,
-        partial(TwistedSMC, particles=64, steps=100, data_std=10.0),
+        partial(TwistedSMC, particles=64, steps=100, data_std=10.0, resample_below=1.0),
         num=400,
         noise_std=0.1,
         generator=torch.Generator().manual_seed(0),
@@ -68,6 +68,21 @@ def test_weights_mend_a_wrong_guess() -> None:
     # N(−1, 0.2²) seen at −0.7 with noise of 0.1
     assert samples[:, 0].mean().item() == pytest.approx(-0.76, abs=0.02)
     assert share_above(samples) == pytest.approx(0.75, abs=0.08)
+
+
+def test_what_is_drawn_anew_at_every_step_is_weighted_once() -> None:
+    """Noise that leaves all three components possible, 0.6, 0.2 and 0.2: the first coordinate's mean is −0.54."""
+    samples = restore(
+        mixture(),
+        torch.zeros(1, 2),
+        FIRST,
+        partial(TwistedSMC, particles=16, steps=50, resample_below=1.0),
+        num=1500,
+        noise_std=0.6,
+        generator=torch.Generator().manual_seed(0),
+        batch_size=1500,
+    )
+    assert samples[:, 0].mean().item() == pytest.approx(-0.54, abs=0.09)
 
 
 def test_more_resamplings_bring_the_unknown_part_to_the_known() -> None:
@@ -89,6 +104,20 @@ def test_more_resamplings_bring_the_unknown_part_to_the_known() -> None:
         assert torch.equal(drawn[:, 0], torch.full((300,), 0.8))
         errors.append((drawn[:, 1] - 0.8).abs().mean().item())
     assert errors[0] > 1.5 * errors[1] > 1.5 * errors[2]
+
+
+def test_where_nothing_is_known_going_back_and_forth_changes_nothing() -> None:
+    """Going back adds the noise that going down took away: the spread is that of going down once."""
+    model = GaussianMixtureDenoiser(torch.zeros(1, 2), torch.full((1,), 0.5), torch.ones(1), KarrasSDE())
+    nothing = Inpainting(torch.tensor([False, False]))
+    spread = []
+    for resamplings in (1, 4):
+        method = partial(RePaint, steps=40, jump_length=3, resamplings=resamplings)
+        generator = torch.Generator().manual_seed(0)
+        drawn = restore(model, torch.zeros(1, 2), nothing, method, 3000, generator=generator, batch_size=3000)
+        spread.append(drawn.std().item())
+    assert spread[0] == pytest.approx(0.45, abs=0.05)
+    assert spread[1] == pytest.approx(spread[0], abs=0.03)
 
 
 def test_repaint_counts_its_ways() -> None:

@@ -67,6 +67,8 @@ def test_exact_answers_agree_with_the_measurement_and_those_at_its_mean_do_not()
     identity = Inpainting(torch.ones(40))
     x = torch.randn(200, 40)
     assert not agreeing(x, x, identity, 0.5).any()
+    noisy = x + 0.2 * torch.randn(200, 40, generator=torch.Generator().manual_seed(1))
+    assert agreeing(x, noisy, identity, 0.2).double().mean() > 0.95
 
 
 def test_without_noise_half_a_step_of_eight_bits_is_agreement() -> None:
