@@ -40,6 +40,7 @@ SDE, PARAMETERIZATION, DENOISER, OBJECTIVE = (
     f"tests/test_{name}.py" for name in ("sde", "parameterization", "denoiser", "objective")
 )
 EMA = "tests/training/test_ema.py"
+DEMO, DEMO_IN_BROWSER = "tests/demo/test_tasks.py", "tests/demo/test_demo_in_browser.py"
 OPERATORS, POSTERIORS, MIXTURES = (
     f"tests/inverse/test_{name}.py" for name in ("operators", "gaussian_posteriors", "mixture_posteriors")
 )
@@ -2107,6 +2108,55 @@ MUTATIONS = [
         "operator = Inpainting(~missing)",
         "operator = Inpainting(missing)",
         "tests/demo/test_tasks.py",
+    ),
+    Mutation(
+        "the demo fills in what is known, and keeps what is missing",
+        "demo/tasks.py",
+        "Inpainting(~missing)",
+        "Inpainting(missing)",
+        f"{DEMO}::test_the_missing_part_is_filled_in_and_the_rest_stays",
+    ),
+    Mutation(
+        "the demo's page asks another machine for its fonts",
+        "demo/page.py",
+        "gr.themes.Default(font=fonts, font_mono=mono)",
+        'gr.themes.Default(font=[gr.themes.GoogleFont("Inter")], font_mono=mono)',
+        f"{DEMO_IN_BROWSER}::test_it_draws",
+    ),
+    Mutation(
+        "the demo tells gradio's makers that it is used",
+        "demo/page.py",
+        "analytics_enabled=False",
+        "analytics_enabled=True",
+        f"{DEMO_IN_BROWSER}::test_it_draws",
+    ),
+    Mutation(
+        "the demo's stop does nothing to what is being drawn",
+        "demo/tasks.py",
+        "            self._stopped.set()",
+        "            pass",
+        DEMO,
+    ),
+    Mutation(
+        "stop in one reader's page of the demo ends another's drawing",
+        "demo/tasks.py",
+        "if owner == self.owner:",
+        "if True:",
+        f"{DEMO}::test_nobody_stops_what_is_another_ones",
+    ),
+    Mutation(
+        "the next drawing of the demo sets one going again that was stopped",
+        "demo/tasks.py",
+        "        self._stopped = threading.Event()\n        return",
+        "        self._stopped.clear()\n        return",
+        f"{DEMO}::test_what_is_stopped_stays_so_though_the_next_has_begun",
+    ),
+    Mutation(
+        "what the demo is given transparent is black",
+        "demo/tasks.py",
+        'middle.size, "white"), middle)',
+        'middle.size, "black"), middle)',
+        f"{DEMO}::test_odd_pictures_are_pictures",
     ),
 ]
 

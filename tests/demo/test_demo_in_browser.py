@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -75,6 +76,8 @@ def shown(studio) -> Iterator[tuple[Any, list[str], list[str]]]:
         pytest.skip("no chromium is installed (apt-get install chromium)")
     from playwright.sync_api import sync_playwright
 
+    looked_up: list[str] = []
+    sys.addaudithook(lambda event, given: looked_up.append(given[0]) if event == "socket.getaddrinfo" else None)
     blocks = demo_page.build(studio, "tiny")
     address = demo_page.serve(blocks, "127.0.0.1", 0)
     with sync_playwright() as playwright:
@@ -93,6 +96,7 @@ def shown(studio) -> Iterator[tuple[Any, list[str], list[str]]]:
     hosts = {url.split("/")[2] for url in asked if url.startswith(("http", "ws"))}
     assert hosts == {address.split("/")[2]}
     assert wrong == []
+    assert set(looked_up) <= {"127.0.0.1", "localhost", None}
 
 
 def tab(page: Any, name: str) -> None:
