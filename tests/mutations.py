@@ -2110,13 +2110,6 @@ MUTATIONS = [
         "tests/demo/test_tasks.py",
     ),
     Mutation(
-        "the demo fills in what is known, and keeps what is missing",
-        "demo/tasks.py",
-        "Inpainting(~missing)",
-        "Inpainting(missing)",
-        f"{DEMO}::test_the_missing_part_is_filled_in_and_the_rest_stays",
-    ),
-    Mutation(
         "the demo's page asks another machine for its fonts",
         "demo/page.py",
         "gr.themes.Default(font=fonts, font_mono=mono)",
@@ -2129,13 +2122,6 @@ MUTATIONS = [
         "analytics_enabled=False",
         "analytics_enabled=True",
         f"{DEMO_IN_BROWSER}::test_it_draws",
-    ),
-    Mutation(
-        "the demo's stop does nothing to what is being drawn",
-        "demo/tasks.py",
-        "            self._stopped.set()",
-        "            pass",
-        DEMO,
     ),
     Mutation(
         "stop in one reader's page of the demo ends another's drawing",

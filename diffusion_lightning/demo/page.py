@@ -74,6 +74,9 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
     """
     # names of fonts that the reader's machine has: gradio's own themes ask others for them
     fonts, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
+    # gradio looks whether its own page is there, and would ask a proxy for it
+    beyond = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ["no_proxy"] = ",".join(filter(None, [beyond, "127.0.0.1", "localhost", host]))
     page.queue(default_concurrency_limit=1)
     _, address, _ = page.launch(
         server_name=host,

@@ -121,6 +121,14 @@ def picture(page: Any, name: str, tries: int = 100) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(before)).convert("RGB"))
 
 
+def test_no_proxy_is_asked_for_the_page(studio, monkeypatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("no_proxy", "elsewhere")
+    blocks = demo_page.build(studio, "tiny")
+    assert demo_page.serve(blocks, "127.0.0.1", 0).startswith("http://127.0.0.1:")
+    blocks.close()
+
+
 def test_it_draws(shown) -> None:
     page, *_ = shown
     page.get_by_label("number input for Steps").first.fill("4")
