@@ -220,20 +220,25 @@ def _between_tab(studio: Studio) -> None:
                 seeds = [_seed(value, f"Seed of the {which} picture") for value, which in enumerate(("first", "last"))]
             with gr.Row():
                 uploads = [gr.UploadButton(f"or upload the {which}", size="sm") for which in ("first", "last")]
+            with gr.Row():
+                labels = [_class_choice(studio, label=f"Class of the {which}") for which in ("first", "last")]
             frames = gr.Slider(2, 16, 8, step=1, label="Frames")
             go, stop = _buttons("Go")
         with gr.Column():
             shown = gr.Gallery(label="From one to the other", columns=4, elem_id="between", object_fit="contain")
 
-    def between(first_seed, last_seed, first_path, last_path, frames) -> Iterator[tuple[float, Any]]:
+    def between(
+        first_seed, last_seed, first_path, last_path, first_class, last_class, frames
+    ) -> Iterator[tuple[float, Any]]:
         yield 0.0, gr.skip()
         ends = [
             _read(path, studio) if path else studio.one(_whole(seed))
             for seed, path in ((first_seed, first_path), (last_seed, last_path))
         ]
-        yield 1.0, studio.between(ends[0], ends[1], int(frames))
+        classes = _number(studio, first_class), _number(studio, last_class)
+        yield 1.0, studio.between(ends[0], ends[1], int(frames), classes)
 
-    _run(studio, go, stop, between, [*seeds, *uploads, frames], shown)
+    _run(studio, go, stop, between, [*seeds, *uploads, *labels, frames], shown)
 
 
 def _run(
@@ -301,9 +306,9 @@ def _picture(label: str, name: str) -> gr.Image:
     )
 
 
-def _class_choice(studio: Studio, none: str = ANY) -> gr.Dropdown:
+def _class_choice(studio: Studio, none: str = ANY, label: str = "Class") -> gr.Dropdown:
     names = studio.classes if none == ANY and studio.needs_a_class else [none, *studio.classes]
-    return gr.Dropdown(names, value=names[0], label="Class", visible=bool(studio.classes))
+    return gr.Dropdown(names, value=names[0], label=label, visible=bool(studio.classes))
 
 
 def _number(studio: Studio, label: str) -> int | None:

@@ -170,9 +170,15 @@ class Studio:
         highest, lowest = DPMSolverPlusPlus(2).limits(self.model.denoiser.sde)
         return max(0.05, 1.01 * lowest), min(10.0, highest)
 
-    def between(self, first: Tensor, last: Tensor, frames: int) -> list[np.ndarray]:
-        """The frames from one picture to another, each by itself."""
-        way = interpolate(self._begun(), first[None], last[None], frames, rtol=TOLERANCE, atol=TOLERANCE)
+    def between(
+        self, first: Tensor, last: Tensor, frames: int, labels: tuple[int | None, int | None] = (None, None)
+    ) -> list[np.ndarray]:
+        """The frames from one picture to another, each by itself; told the classes of both, if both are given."""
+        cond: dict[str, Any] = {}
+        if self.model.has_classes and None not in labels:
+            ends = [self._told(torch.tensor([label]), self._generator(0))["labels"] for label in labels]
+            cond["labels"] = tuple(ends)
+        way = interpolate(self._begun(), first[None], last[None], frames, rtol=TOLERANCE, atol=TOLERANCE, **cond)
         return [enlarged(image_grid(frame), SIDE // 2) for frame in way.cpu()]
 
     def _generator(self, seed: int) -> torch.Generator:

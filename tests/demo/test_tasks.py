@@ -159,7 +159,9 @@ def test_a_sketch_with_little_noise_stays_itself() -> None:
 
 
 def test_the_ends_of_the_way_are_the_pictures() -> None:
-    desk, _ = studio()
+    desk, network = studio()
+    desk.between(torch.full(SHAPE, -0.5), torch.full(SHAPE, 0.5), 3, (0, 1))
+    assert {labels[0] for labels in network.told if labels} == {0, 1}
     frames = desk.between(torch.full(SHAPE, -0.5), torch.full(SHAPE, 0.5), 4)
     assert len(frames) == 4
     assert abs(frames[0].astype(float).mean() - 64) < 3
