@@ -279,5 +279,5 @@ def test_every_extra_that_is_named_is_there():
     extras = (CONFIGS.parent / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
     sources = [*RECIPES, *(CONFIGS.parent / "diffusion_lightning").rglob("*.py")]
     named = {name for file in sources for name in re.findall(r"diffusion-lightning\[(\w+)\]", file.read_text())}
-    assert named == {"diffusers", "export", "tensorboard"}
+    assert named == {"demo", "diffusers", "export", "tensorboard"}
     assert named <= set(re.findall(r"^(\w+) = ", extras, re.MULTILINE))
