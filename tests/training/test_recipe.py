@@ -202,10 +202,16 @@ def test_round_trip(value):
 
 def test_every_class_that_can_be_configured_keeps_its_arguments():
     described = 0
+    of_a_measurement = (diffusion_lightning.PosteriorSampler, diffusion_lightning.SDEdit)  # which is no setting
     for name in ("Sampler", "SDE", "Parameterization"):
         base = getattr(diffusion_lightning, name)
         for cls in (getattr(diffusion_lightning, name) for name in diffusion_lightning.__all__):
-            if isinstance(cls, type) and issubclass(cls, base) and cls is not base:
+            if (
+                isinstance(cls, type)
+                and issubclass(cls, base)
+                and cls is not base
+                and not issubclass(cls, of_a_measurement)
+            ):
                 recipe = describe(cls())
                 assert describe(build(cls, recipe["init_args"])) == recipe
                 described += 1
