@@ -42,6 +42,7 @@ class Stream(IntEnum):
     SUBSET = 18
     CONDITION_GRID = 19
     RESTORATION_GRID = 20
+    MEASUREMENT = 21
 
 
 def global_seed() -> int:

@@ -45,6 +45,8 @@ OPERATORS, POSTERIORS, MIXTURES = (
     f"tests/inverse/test_{name}.py" for name in ("operators", "gaussian_posteriors", "mixture_posteriors")
 )
 LATENTS, RESTORATION = "tests/test_latents.py", "tests/metrics/test_restoration.py"
+RESTORE_COMMAND = "tests/commands/test_restore_command.py"
+NOTHING_TO_DO = "test_what_is_measured_has_nothing_to_do_with_the_starts_of_the_answers"
 FOLDER = "tests/data/test_image_folder.py"
 SHARED_FOLDER = (
     "tests/data/test_shared_folder.py::test_the_first_process_alone_searches_and_both_train_on_what_it_found"
@@ -2094,6 +2096,41 @@ MUTATIONS = [
         "missing = next(iter(picture.values()))[0] > 0",
         "missing = next(iter(picture.values()))[0] <= 0",
         "tests/commands/test_restore_command.py",
+    ),
+    Mutation(
+        "the measurement's noise is that of the first answers' starts",
+        "commands/restore.py",
+        "derive_seed(options.seed, 1, Stream.MEASUREMENT)",
+        "options.seed",
+        f"{RESTORE_COMMAND}::{NOTHING_TO_DO}",
+    ),
+    Mutation(
+        "the random mask is drawn as the first answers' starts are",
+        "commands/restore.py",
+        "derive_seed(options.seed, 0, Stream.MEASUREMENT)",
+        "options.seed",
+        f"{RESTORE_COMMAND}::{NOTHING_TO_DO}",
+    ),
+    Mutation(
+        "answers' classes are compared with another picture's",
+        "commands/restoration_scores.py",
+        "(len(answers), -1)) == of_truth)",
+        "(len(answers), -1)) == of_truth.roll(-1))",
+        "tests/commands/test_restoration_scores.py",
+    ),
+    Mutation(
+        "one answer passes for the mean of all",
+        "commands/restoration_scores.py",
+        "psnr(answers.mean(0), truth)",
+        "psnr(answers[0], truth)",
+        "tests/commands/test_restoration_scores.py",
+    ),
+    Mutation(
+        "doubt between black and white is shown in grey",
+        "inverse/strips.py",
+        "2 * answers.std(0, correction=0) - 1",
+        "answers.std(0, correction=0) - 1",
+        "tests/inverse/test_strips.py",
     ),
     Mutation(
         "stop is not heard",

@@ -14,6 +14,7 @@ from diffusion_lightning.images import image_grid
 from diffusion_lightning.inverse import METHODS, Inpainting, restore
 from diffusion_lightning.inverse.masks import missing_pixels
 from diffusion_lightning.inverse.restore import STEPS, is_sampler
+from diffusion_lightning.inverse.strips import tiles
 from diffusion_lightning.randomness import Stream, derive_seed, global_seed
 from diffusion_lightning.samplers import DPMSolverPlusPlus, Sampler
 from diffusion_lightning.training.broken_samples import count_broken, warn_of_broken
@@ -132,9 +133,5 @@ def rows_of(known: Tensor, answers: Tensor, x: Tensor) -> Tensor:
         answers: ``(N · draws, C, H, W)``, those of one example after another.
         x: ``(N, C, H, W)``.
     """
-    of_each = answers.unflatten(0, (len(x), -1))
-    # 0 is black, and 1, which half black and half white would have, white
-    deviation = 2 * of_each.std(1, correction=0) - 1
-    columns = known[:, None], of_each, of_each.mean(1)[:, None], deviation[:, None], x[:, None]
-    rows = torch.cat([column.expand(-1, -1, 3, -1, -1) for column in columns], dim=1)
-    return image_grid(rows.flatten(0, 1), rows.shape[1])
+    rows = [tiles(*each) for each in zip(known, answers.unflatten(0, (len(x), -1)), x, strict=True)]
+    return image_grid(torch.cat(rows), len(rows[0]))

@@ -1,7 +1,5 @@
 """`lightning restore`: what was it? Answers to pictures of which something was measured, by a trained model."""
 
-import csv
-import json
 import math
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ from diffusion_lightning.commands.drawing import add_drawing_options, drawing_co
 from diffusion_lightning.commands.guided_options import add_guidance_option, settle_guidance
 from diffusion_lightning.commands.input_pictures import check_size, read_pictures
 from diffusion_lightning.commands.parser import OneLineParser
+from diffusion_lightning.commands.restoration_scores import write_scores
 from diffusion_lightning.commands.restoration_tasks import MASKS, Measuring, Task, measuring
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
 from diffusion_lightning.commands.usage import UsageError, check_seed
@@ -23,15 +22,8 @@ from diffusion_lightning.conditions import taken_by
 from diffusion_lightning.images import image_grid, is_picture, to_uint8, write_picture
 from diffusion_lightning.inverse import METHODS, Operator, restore
 from diffusion_lightning.inverse.restore import is_sampler
-from diffusion_lightning.metrics.restoration import (
-    agreeing,
-    calibration_error,
-    calibration_picture,
-    lpips,
-    psnr,
-    ranks,
-    ssim,
-)
+from diffusion_lightning.inverse.strips import tiles
+from diffusion_lightning.randomness import Stream, derive_seed
 from diffusion_lightning.samplers import DPMSolverPlusPlus, Sampler
 from diffusion_lightning.training.broken_samples import broken_samples, count_broken
 from diffusion_lightning.training.trained import TrainedModel
@@ -73,9 +65,12 @@ def restore_command(args: list[str]) -> None:
         options.sigma,
         options.window,
         given.operator,
-        options.seed,
+        # what is measured has nothing to do with how the answers are drawn
+        derive_seed(options.seed, 0, Stream.MEASUREMENT),
     )
     names, y, truth = _measured(options, task, model)
+    if truth is not None and "calibration" in names:
+        raise UsageError("input: calibration.png will hold the ranks of the truth: rename the picture of that name")
     labels = _labels(options.labels, len(names), model)
     output = _free(Path(options.output))
     denoiser = model.guided(given.guidance)
@@ -107,7 +102,7 @@ def restore_command(args: list[str]) -> None:
         write_picture(strip(y[i], answers[:, i], own, operator), output / f"{name}.png", options.scale)
         for number, answer in enumerate(to_uint8(answers[:, i])):
             write_picture(answer, output / name / f"{number:03d}.png")
-    told = _scores(names, answers, y, truth, operator, options.noise, output)
+    told = write_scores(names, answers, y, truth, operator, options.noise, model, output)
     total = options.num * len(names)
     cost = f", {sampler.nfe} evaluations each (forward passes and vector–Jacobian products)" if sampler else ""
     print(
@@ -196,10 +191,8 @@ def strip(y: Tensor, answers: Tensor, truth: Tensor | None, operator: Operator) 
             shown = F.interpolate(shown[None], tuple(shape[1:]), mode="nearest")[0]
         else:
             shown = operator.adjoint(y[None])[0]
-    # 0 is black, and 1, which half black and half white would have, white
-    deviation = 2 * answers.std(0, correction=0) - 1
-    tiles = [shown, *answers, answers.mean(0), deviation, *([truth] if truth is not None else [])]
-    return image_grid(torch.stack([tile.expand(3, -1, -1) for tile in tiles]), across=len(tiles))
+    shown = tiles(shown, answers, truth)
+    return image_grid(shown, across=len(shown))
 
 
 def _measured(options: Any, task: Measuring, model: TrainedModel) -> tuple[list[str], Tensor, Tensor | None]:
@@ -210,7 +203,7 @@ def _measured(options: Any, task: Measuring, model: TrainedModel) -> tuple[list[
         pictures = read_pictures(Path(options.input), channels, "input")
         check_size(pictures, size, "input", "as the model's")
         truth = torch.stack([*pictures.values()])
-        generator = torch.Generator().manual_seed(options.seed)
+        generator = torch.Generator().manual_seed(derive_seed(options.seed, 1, Stream.MEASUREMENT))
         return [*pictures], task.operator.measure(truth, options.noise, generator), truth
     if task.size is None:
         raise UsageError(
@@ -256,44 +249,3 @@ def _free(output: Path) -> Path:
     except OSError as error:
         raise UsageError(f"output={str(output)!r}: no folder can be made there ({error.strerror})") from error
     return output
-
-
-def _scores(
-    names: list[str],
-    answers: Tensor,
-    y: Tensor,
-    truth: Tensor | None,
-    operator: Operator,
-    noise_std: float,
-    output: Path,
-) -> str:
-    """Write scores.csv, scores.json and, with the truth, calibration.png; returns what is told of them."""
-    num = len(answers)
-    flat, of = answers.flatten(0, 1), y.repeat(num, *[1] * (y.ndim - 1))
-    columns = {"agrees": agreeing(flat, of, operator, noise_std).unflatten(0, (num, -1)).double().mean(0)}
-    summary: dict[str, Any] = {}
-    told = ""
-    if truth is not None:
-        each = truth.repeat(num, 1, 1, 1)
-        columns["psnr_of_mean"] = psnr(answers.mean(0), truth)
-        for name, score in (("psnr", psnr), ("ssim", ssim), ("lpips", lpips)):
-            if (values := score(flat, each)) is not None:
-                columns[name] = values.unflatten(0, (num, -1)).mean(0)
-        told_lpips = "" if "lpips" in columns else " (no LPIPS: torchvision's AlexNet is not at hand)"
-        places = ranks(answers, truth)
-        summary["calibration_error"] = calibration_error(places, num)
-        write_picture(calibration_picture(places, num), output / "calibration.png")
-        mean = {name: values.mean().item() for name, values in columns.items()}
-        told = (
-            f"\nPSNR {mean['psnr']:.2f} dB, of the mean {mean['psnr_of_mean']:.2f}, SSIM {mean['ssim']:.3f}{told_lpips}"
-            f"; calibration error {summary['calibration_error']:.3f}"
-        )
-    summary |= {name: values.mean().item() for name, values in columns.items()}
-    (output / "scores.json").write_text(json.dumps(summary, indent=1))
-    with (output / "scores.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["picture", *columns])
-        table.writerows(
-            [name, *(f"{values[i].item():.6g}" for values in columns.values())] for i, name in enumerate(names)
-        )
-    return f"{told}\n{summary['agrees']:.1%} of the answers agree with the measurement"

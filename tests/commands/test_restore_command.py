@@ -95,6 +95,21 @@ def test_every_task_measures_whole_pictures(run, digits, tmp_path, task) -> None
     assert scores.keys() >= {"psnr", "psnr_of_mean", "ssim", "agrees", "calibration_error"}
 
 
+def test_what_is_measured_has_nothing_to_do_with_the_starts_of_the_answers(run, tmp_path) -> None:
+    """Of a seed, or the noise of the measurement and the choice of its pixels would be that of the first answers."""
+    Image.fromarray(np.full((28, 28), 200, dtype=np.uint8)).save(tmp_path / "even.png")
+    task = ("--task=inpaint", "--mask=random:0.5", "--simulate=true", "--noise=0.2", "--seed=3")
+    restored(run, tmp_path / "out", *task, f"--input={tmp_path / 'even.png'}")
+    given = levels(tmp_path / "out" / "even.png")[2:30, 2:30, 0] / 127.5 - 1
+    missing = given.abs() < 0.01
+    assert 0.4 < missing.double().mean() < 0.6
+    start = torch.randn(28, 28, generator=torch.Generator().manual_seed(3))
+    uniform = torch.rand(28, 28, generator=torch.Generator().manual_seed(3))
+    for one, other in ((given[~missing], start[~missing]), (missing.float(), uniform), (missing.float(), start.abs())):
+        correlation = torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]
+        assert correlation.abs() < 0.15  # of independent numbers, 0 ± 0.05
+
+
 def test_a_small_picture_is_enlarged(run, tmp_path) -> None:
     Image.fromarray(np.full((7, 7), 200, dtype=np.uint8)).save(tmp_path / "s.png")
     restored(run, tmp_path / "out", "--task=upscale", "--factor=4", f"--input={tmp_path / 's.png'}")
@@ -161,6 +176,13 @@ def test_each_mistake_is_a_line_and_nothing_is_written(run, digits, tmp_path, ca
     line = failure(capsys, "restore", f"--ckpt_path={run}", f"--output={tmp_path / 'out'}", *FAST, *given)
     assert said in line
     assert not any((tmp_path / "out").rglob("*.png"))
+
+
+def test_a_picture_in_the_place_of_a_file_of_scores_is_told(run, digits, tmp_path, capsys) -> None:
+    picture = tmp_path / "calibration.png"
+    picture.write_bytes((digits / "a.png").read_bytes())
+    given = ("restore", f"--ckpt_path={run}", f"--output={tmp_path / 'out'}", "--task=inpaint", f"--input={picture}")
+    assert "rename the picture of that name" in failure(capsys, *given, "--simulate=true", *FAST)
 
 
 def test_a_broken_picture_and_a_used_folder_are_told(run, digits, tmp_path, capsys) -> None:

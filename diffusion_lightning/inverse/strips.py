@@ -1,0 +1,19 @@
+"""Answers beside what they are answers to, as tiles of one picture."""
+
+import torch
+from torch import Tensor
+
+
+def tiles(given: Tensor, answers: Tensor, truth: Tensor | None = None) -> Tensor:
+    """Given | answers | their mean | their standard deviation | the truth if known, ``(num + 3 or 4, 3, H, W)``.
+
+    Of the deviation black is 0, and white 1, which answers have that are half black and half white.
+
+    Args:
+        given: what was measured, as a picture ``(C, H, W)`` in [-1, 1], C = 1 or 3; grey beside colour will do.
+        answers: ``(num, C, H, W)``.
+        truth: ``(C, H, W)``.
+    """
+    deviation = 2 * answers.std(0, correction=0) - 1
+    shown = [given, *answers, answers.mean(0), deviation, *([] if truth is None else [truth])]
+    return torch.stack([tile.expand(3, -1, -1) for tile in shown])
