@@ -49,4 +49,4 @@ class DPS(Posterior):
             norms = self.residual(mean).flatten(1).norm(dim=1)
             (gradient,) = torch.autograd.grad(norms.sum(), mean)
         step = self.zeta * math.sqrt(self.y[0].numel()) * self.sde.sigma(t)
-        return denoised - expand(step, x) * transposed(gradient)
+        return denoised - expand(step, x) * transposed(gradient, last=True)

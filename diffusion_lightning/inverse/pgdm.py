@@ -52,4 +52,4 @@ class PGDM(Posterior):
         variance = expand(level * self.data_std**2 / (level + self.data_std**2), residual)
         v = self.operator.adjoint(self.operator.solve(residual, variance, self.noise_std**2))
         gain = expand(self.sde.sigma(t) ** 2 / self.sde.alpha(t), x)
-        return self.consistent(denoised + gain * transposed(v))
+        return self.consistent(denoised + gain * transposed(v, last=True))

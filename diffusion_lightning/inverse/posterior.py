@@ -59,10 +59,11 @@ class Posterior(Measured, Denoiser):
     def null(self, **cond: Any) -> dict[str, Tensor] | None:
         return self.denoiser.null(**cond)
 
-    def linearized(self, x: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def linearized(self, x: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Callable[..., Tensor]]:
         r"""D(x, t), and the function :math:`v \mapsto J^\top v` with :math:`J = \partial D / \partial x`.
 
-        J = α/σ² · Cov[x0 | x_t = x], so it is symmetric where D is exact. Each call counts as an evaluation.
+        J = α/σ² · Cov[x0 | x_t = x], so it is symmetric where D is exact. Each call counts as an evaluation; after one
+        that says it is the ``last`` there can be no other, and what it needs is given back as it goes.
         """
         # samplers draw without gradients
         with torch.enable_grad():
@@ -70,9 +71,9 @@ class Posterior(Measured, Denoiser):
             denoised = self.denoiser.denoise(x, t, **cond)
         cost = self.evaluations = self.denoiser.evaluations
 
-        def transposed(v: Tensor) -> Tensor:
+        def transposed(v: Tensor, last: bool = False) -> Tensor:
             self.evaluations += cost
-            (product,) = torch.autograd.grad(denoised, x, v.to(denoised), retain_graph=True)
+            (product,) = torch.autograd.grad(denoised, x, v.to(denoised), retain_graph=not last)
             return product
 
         return denoised.detach(), transposed
