@@ -50,7 +50,7 @@ def test_passes_and_products_are_counted_at_the_network(restoring) -> None:
 
 
 def test_of_exact_draws_one_in_twenty_errs_by_more(restoring) -> None:
-    """Of one answer to each of 400 pictures: the share of the lower ones is off by 1.96 standard errors, 1.96/(2·20)."""
+    """Of one answer to each of 400 pictures: the share of the lower ones is 1.96 standard errors off, 1.96/(2·20)."""
     assert restoring.error_of_exact(1, 400) == pytest.approx(0.049, abs=0.006)
 
 
