@@ -2063,20 +2063,6 @@ MUTATIONS = [
         "tests/inverse/test_restore.py",
     ),
     Mutation(
-        "a straight line for the great circle",
-        "latents.py",
-        "is_straight = angle.sin().abs() < 1e-4",
-        "is_straight = angle.sin().abs() < 10",
-        LATENTS,
-    ),
-    Mutation(
-        "latents from the end of the process to its beginning",
-        "latents.py",
-        "times = torch.tensor([first, sde.T]).to(x)",
-        "times = torch.tensor([sde.T, first]).to(x)",
-        LATENTS,
-    ),
-    Mutation(
         "the rank of the truth without a lot for ties",
         "metrics/restoration.py",
         "torch.where(is_tie, lots, drawn < own)",
