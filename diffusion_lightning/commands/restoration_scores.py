@@ -91,5 +91,5 @@ def _of_the_same_class(answers: Tensor, truth: Tensor, model: TrainedModel) -> T
         return None
     network: Any = build_features(feature)[1]
     shown = to_uint8(answers.flatten(0, 1)).split(BATCH), to_uint8(truth).split(BATCH)
-    of_answers, of_truth = (network.logits(extract_features(network, pictures)).argmax(1) for pictures in shown)  # type: ignore[operator]
+    of_answers, of_truth = (network.logits(extract_features(network, pictures)).argmax(1) for pictures in shown)
     return (of_answers.unflatten(0, (len(answers), -1)) == of_truth).double().mean(0)
