@@ -128,7 +128,8 @@ def page(results: dict[str, Any]) -> str:
             "",
             f"The rank of the truth among {results['num']} answers along {STATISTICS} random directions of each "
             "picture. Answers too alike put it at the ends, answers too unlike in the middle, and answers that are "
-            "drawn from the posterior anywhere. The band is where 95 % of each bar of exact draws would be.",
+            "drawn from the posterior anywhere. The band is where 95 % of each bar of exact draws would be. Uniform "
+            "ranks alone say little: pictures drawn without looking have them, too.",
             "",
             f"`python benchmarks/restoring.py`. {results['machine']}.",
         ]
@@ -152,6 +153,7 @@ def histograms(results: dict[str, Any], path: Path) -> None:
         panel.axhspan(low, high, color="tab:gray", alpha=0.3)
         panel.axhline(1 / (num + 1), color="black", linewidth=0.8)
         panel.set_title(name, fontsize=9)
+        panel.set_xticks(range(num + 1))
     figure.supxlabel(f"rank of the truth among {num} answers", fontsize=9)
     figure.savefig(path, dpi=100)
 
