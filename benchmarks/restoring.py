@@ -2,11 +2,11 @@
 
     python benchmarks/restoring.py runs/mnist --root data
 
-The model is a trained one of ``configs/mnist.yaml``, which is not told the class; the digits are the first of each
-class in MNIST's test set. The upper half is measured with noise. A classifier reads the answers' digits, and the truth
-is ranked among the answers along random directions: as often at each place, if they are draws of the posterior. Beside
-the methods stand pictures that the model draws without looking, whose digits are right by chance, and what exact draws
-would come to.
+The model is a trained one of ``configs/mnist.yaml``, which is not told the class; the digits are drawn at random from
+each class of MNIST's test set. The upper half is measured with noise. A classifier reads the answers' digits, and the
+truth is ranked among the answers along random directions: as often at each place, if they are draws of the posterior.
+Beside the methods stand pictures that the model draws without looking, whose digits are right by chance, and what exact
+draws would come to.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from diffusion_lightning.inverse.masks import missing_pixels
 from diffusion_lightning.inverse.restore import STEPS
 from diffusion_lightning.metrics.features import build_features
 from diffusion_lightning.metrics.restoration import CONFIDENCE, STATISTICS, agreeing, calibration_error, psnr, ranks
+from diffusion_lightning.randomness import draw_some
 from diffusion_lightning.samplers import DPMSolverPlusPlus
 from diffusion_lightning.training.trained import TrainedModel
 
@@ -60,9 +61,10 @@ class Counter:
 
 
 def digits(root: str, of_each: int) -> tuple[Tensor, Tensor]:
-    """The first of each class that training has not seen, in [-1, 1], and their classes."""
+    """Some of each class that training has not seen, drawn at random, in [-1, 1], and their classes."""
     images = MNIST(root).load_images()[1]
-    chosen = torch.cat([(images.labels == digit).nonzero()[:of_each, 0] for digit in range(10)])
+    of_classes = ((images.labels == digit).nonzero()[:, 0] for digit in range(10))
+    chosen = torch.cat([places[draw_some(of_each, len(places), seed=0)] for places in of_classes])
     return normalize(images.images[chosen]), images.labels[chosen]
 
 
@@ -75,6 +77,7 @@ def scores(answers: Tensor, y: Tensor, truth: Tensor, labels: Tensor, operator: 
     places = ranks(answers, truth)
     return {
         "right digit": (shown == labels).double().mean().item(),
+        "its error": (shown == labels).double().mean(0).std().item() / len(truth) ** 0.5,
         "psnr": psnr(flat, truth.repeat(num, 1, 1, 1)).mean().item(),
         "psnr_of_mean": psnr(answers.mean(0), truth).mean().item(),
         "residual": distance.mean().item() / operator.measured(torch.ones_like(truth[:1])).sum().item(),
@@ -96,7 +99,7 @@ def page(results: dict[str, Any]) -> str:
     rows: list[list[str]] = [
         [
             name,
-            f"{found['right digit']:.0%}",
+            f"{found['right digit']:.0%} ± {found['its error']:.0%}",
             f"{found['psnr']:.1f}",
             f"{found['psnr_of_mean']:.1f}",
             f"{found['residual']:.2f}",
@@ -118,7 +121,8 @@ def page(results: dict[str, Any]) -> str:
             "",
             table(TITLES, rows),
             "",
-            "*Right digit*: the classifier reads the truth's class in the answer. *Residual*: the mean of "
+            "*Right digit*: the classifier reads the truth's class in the answer, ± the standard error over digits. "
+            "*Residual*: the mean of "
             "‖y − A(x)‖²/σ_y² over the number of known pixels. *Agree*: the share of answers of which it lies in the "
             "middle 99 % of what the noise alone would make. *Calibration error*: the largest distance of the ranks' "
             "distribution from a uniform one. *Evaluations*: forward passes and vector–Jacobian products for an "

@@ -1,5 +1,6 @@
 """How well a model in training fills in pictures: held-out ones, after an epoch."""
 
+import math
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ class RestorationGrid(PictureCallback):
             raise ValueError(f"method={method!r}: must be one of {', '.join(METHODS)}")
         if sampler is not None and is_sampler(method):
             raise ValueError(f"sampler: {method} draws by itself: leave it out")
-        if not noise_std >= 0:
+        if not 0 <= noise_std < math.inf:
             raise ValueError(f"noise_std={noise_std}: must be zero (no noise) or above")
         self.mask, self.method, self.noise_std = mask, method, noise_std
         self.sampler = sampler if sampler is not None else DPMSolverPlusPlus(STEPS)

@@ -14,9 +14,6 @@ from diffusion_lightning.commands.usage import UsageError
 from diffusion_lightning.images import is_picture
 from diffusion_lightning.training.trained import TrainedModel
 
-HELD_OUT = 200
-"""Of the digits inside the package, how many can be chosen from."""
-
 
 def demo_command(args: list[str]) -> None:
     """Parse the options, read the model, and serve its page until Ctrl-C.
@@ -92,7 +89,7 @@ def _pictures(folder: str | None, model: TrainedModel) -> Tensor | None:
     from diffusion_lightning.data.tensor_images import normalize
 
     held_out = EmbeddedMNIST().load_images()[1]
-    return normalize(held_out[torch.arange(HELD_OUT)][0])
+    return normalize(held_out[torch.arange(len(held_out))][0])  # type: ignore[arg-type]
 
 
 def _check_port(host: str, port: int) -> None:

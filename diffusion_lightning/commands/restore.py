@@ -21,7 +21,7 @@ from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.conditions import taken_by
 from diffusion_lightning.images import image_grid, is_picture, to_uint8, write_picture
 from diffusion_lightning.inverse import METHODS, Operator, restore
-from diffusion_lightning.inverse.restore import is_sampler
+from diffusion_lightning.inverse.restore import STEPS, is_sampler
 from diffusion_lightning.inverse.strips import tiles
 from diffusion_lightning.randomness import Stream, derive_seed
 from diffusion_lightning.samplers import DPMSolverPlusPlus, Sampler
@@ -71,25 +71,30 @@ def restore_command(args: list[str]) -> None:
     names, y, truth = _measured(options, task, model)
     if truth is not None and "calibration" in names:
         raise UsageError("input: calibration.png will hold the ranks of the truth: rename the picture of that name")
-    labels = _labels(options.labels, len(names), model)
+    classes = _classes(options.labels, len(names), model)
     output = _free(Path(options.output))
     denoiser = model.guided(given.guidance)
-    sampler = None if is_sampler(options.method) else given.sampler or DPMSolverPlusPlus(20)
+    sampler = None if is_sampler(options.method) else given.sampler or DPMSolverPlusPlus(STEPS)
 
+    generator = torch.Generator(model.device).manual_seed(options.seed)
+    told = {}
+    if classes is not None:
+        each = classes.repeat(options.num).to(model.device)
+        told["labels"] = each if model.groups is None else model.groups.draw(each, generator)
     start = time.perf_counter()
     with drawing_context(options.precision, model.device):
         answers = restore(
             denoiser,
-            y,
+            y.repeat(options.num, *[1] * (y.ndim - 1)),  # so that each answer may be told a group of its own
             task.operator.to(model.device),
             options.method,
-            options.num,
+            1,
             sampler,
             options.noise,
-            torch.Generator(model.device).manual_seed(options.seed),
+            generator,
             batch_size=options.batch_size,
             progress=not options.quiet,
-            **labels,
+            **told,
         ).cpu()
     seconds = time.perf_counter() - start
     answers = answers.reshape(options.num, len(names), *model.shape)
@@ -102,12 +107,12 @@ def restore_command(args: list[str]) -> None:
         write_picture(strip(y[i], answers[:, i], own, operator), output / f"{name}.png", options.scale)
         for number, answer in enumerate(to_uint8(answers[:, i])):
             write_picture(answer, output / name / f"{number:03d}.png")
-    told = write_scores(names, answers, y, truth, operator, options.noise, model, output)
+    scores = write_scores(names, answers, y, truth, operator, options.noise, model, output)
     total = options.num * len(names)
     cost = f", {sampler.nfe} evaluations each (forward passes and vector–Jacobian products)" if sampler else ""
     print(
         f"{len(names)} pictures, {total} answers in {seconds:.1f} s ({total / seconds:.1f} answers/s), "
-        f"{options.method}{cost}: {output}{told}"
+        f"{options.method}{cost}: {output}{scores}"
     )
 
 
@@ -158,9 +163,9 @@ def restore_parser() -> OneLineParser:
     parser.add_argument("--method", type=str, default="MMPS", help=f"{', '.join(METHODS)}: docs/inverse.md.")
     parser.add_argument("--num", type=int, default=8, help="Answers to each picture.")
     parser.add_argument(
-        "--sampler", type=Sampler | None, default=None, help="Draws; DPMSolverPlusPlus of 20 steps by default."
+        "--sampler", type=Sampler | None, default=None, help=f"Draws; DPMSolverPlusPlus of {STEPS} steps by default."
     )
-    add_guidance_option(parser)
+    add_guidance_option(parser, default=None)
     parser.add_argument(
         "--labels",
         type=list[int | str] | None,
@@ -223,19 +228,18 @@ def _measured(options: Any, task: Measuring, model: TrainedModel) -> tuple[list[
     return [*given], y, torch.stack([pictures[name] for name in given])
 
 
-def _labels(labels: list[int | str] | None, count: int, model: TrainedModel) -> dict[str, Tensor]:
-    """What the model is told of each picture."""
+def _classes(labels: list[int | str] | None, count: int, model: TrainedModel) -> Tensor | None:
+    """The class that the model is told of each picture, ``(count,)``; None if none."""
     needed = taken_by(model.network) if model.condition_dropout == 0 else ()
     if others := [name for name in needed if name != "labels"]:
         raise UsageError(f"ckpt_path: the model is told {', '.join(others)}, and was never without: it cannot be used")
     if labels is None and needed:
         raise UsageError("labels: the model was never without a class: give one for all pictures, or one for each")
     if labels is None:
-        return {}
+        return None
     if len(labels) not in (1, count):
         raise UsageError(f"labels={labels}: {len(labels)} for {count} pictures: must be one for each, or one for all")
-    numbers = torch.tensor(class_numbers(labels, model)).expand(count)
-    return {"labels": numbers if model.groups is None else model.groups.draw(numbers, None)}
+    return torch.tensor(class_numbers(labels, model)).expand(count)
 
 
 def _free(output: Path) -> Path:

@@ -21,6 +21,7 @@ from diffusion_lightning.guidance import ClassifierFreeGuidance
 from diffusion_lightning.images import image_grid, visible
 from diffusion_lightning.inverse import METHODS, Inpainting, SDEdit
 from diffusion_lightning.inverse.restore import is_sampler
+from diffusion_lightning.inverse.strips import spread
 from diffusion_lightning.latents import interpolate
 from diffusion_lightning.samplers import DDIM, DPMSolverPlusPlus, Heun, Sampler
 from diffusion_lightning.samplers.base import StepSampler
@@ -153,9 +154,8 @@ class Studio:
         across = ANSWERS // 2
         for share, states in self._states(sampler, denoiser, ANSWERS, generator, cond):
             yield share, enlarged(image_grid(visible(states) if share < 1 else states, across=across))
-        deviation = 2 * states.std(0, correction=0) - 1
         known = torch.where(missing, torch.zeros(()), picture)
-        rest = torch.stack([known, states.mean(0), deviation, *[-torch.ones_like(known)] * (across - 3)])
+        rest = torch.stack([known, states.mean(0), spread(states), *[-torch.ones_like(known)] * (across - 3)])
         yield 1.0, enlarged(image_grid(torch.cat([states, rest]), across=across))
 
     def sketch(self, picture: Tensor, noise_level: float, seed: int, num: int, label: int | None = None) -> Shown:

@@ -17,11 +17,12 @@ class DPS(Posterior):
 
     .. math:: D - \zeta\,\sigma \sqrt{m}\; \nabla_{x_t} \lVert y - A(D) \rVert
 
-    with m numbers in y. The likelihood's gradient would be that of ‖y − A(D)‖² over 2σ_y², far too large at high noise,
-    where D is nearly anything; so Chung et al. divide by the norm instead (section 3.3 and algorithm 1, ζ_i = ζ′/‖…‖),
-    which leaves the gradient of the norm itself. Their step is one of a thousand of one sampler; σ√m, the size of the
-    noise in y's space, makes it one that every sampler, process and picture size takes. Any A will do that has a
-    gradient. The answers agree about with y, and are no draws of the posterior: ζ is to be tried.
+    with m numbers measured. The likelihood's gradient would be that of ‖y − A(D)‖² over 2σ_y², far too large at high
+    noise, where D is nearly anything; so Chung et al. divide by the norm instead (algorithm 1, with the ζ_i = ζ′/‖…‖ of
+    their experiments), which leaves the gradient of the norm itself. Their step is one of a thousand of one sampler;
+    σ√m, the size of the noise in y's space, makes it one that every sampler, process and picture size takes. Any A will
+    do that has a gradient. The answers are near y, and are no draws of the posterior. ζ = 2 is a fair
+    choice for the mixtures of ``benchmarks/inverse.py``; others are worth a try.
 
     Args:
         denoiser: as in :class:`~diffusion_lightning.inverse.posterior.Posterior`.
@@ -35,7 +36,7 @@ class DPS(Posterior):
     """
 
     def __init__(
-        self, denoiser: Denoiser, y: Tensor, operator: Operator, noise_std: float = 0.0, zeta: float = 1.0
+        self, denoiser: Denoiser, y: Tensor, operator: Operator, noise_std: float = 0.0, zeta: float = 2.0
     ) -> None:
         super().__init__(denoiser, y, operator, noise_std)
         if not 0 <= zeta < math.inf:
@@ -48,5 +49,5 @@ class DPS(Posterior):
             mean = denoised.detach().requires_grad_()
             norms = self.residual(mean).flatten(1).norm(dim=1)
             (gradient,) = torch.autograd.grad(norms.sum(), mean)
-        step = self.zeta * math.sqrt(self.y[0].numel()) * self.sde.sigma(t)
+        step = self.zeta * math.sqrt(self.operator.count(self.y)) * self.sde.sigma(t)
         return denoised - expand(step, x) * transposed(gradient, last=True)

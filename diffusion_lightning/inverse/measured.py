@@ -30,6 +30,10 @@ class Measured:
                 "one: take the method DPS or TwistedSMC"
             )
 
+    def of_each(self) -> Tensor:
+        """y of each example that the model is asked about, or one for all."""
+        return self.y
+
     def residual(self, x: Tensor) -> Tensor:
         """y − A(x) of a batch of clean examples, or of what the model takes for them.
 
@@ -37,15 +41,16 @@ class Measured:
             ValueError: if there is neither one measurement nor one for each example, or what the operator makes of an
                 example has another shape.
         """
-        if len(self.y) not in (1, len(x)):
-            raise ValueError(f"y: {len(self.y)} measurements: must be 1, or {len(x)}, one for each example")
+        y = self.of_each()
+        if len(y) not in (1, len(x)):
+            raise ValueError(f"y: {len(y)} measurements: must be 1, or {len(x)}, one for each example")
         predicted = self.operator(x)
-        if predicted.shape[1:] != self.y.shape[1:]:
+        if predicted.shape[1:] != y.shape[1:]:
             raise ValueError(
-                f"y: has shape {tuple(self.y.shape[1:])}: must be {tuple(predicted.shape[1:])}, which is what "
+                f"y: has shape {tuple(y.shape[1:])}: must be {tuple(predicted.shape[1:])}, which is what "
                 f"{type(self.operator).__name__} makes of an example of shape {tuple(x.shape[1:])}"
             )
-        return self.operator.measured(self.y.to(x)) - predicted
+        return self.operator.measured(y.to(x)) - predicted
 
     def consistent(self, x: Tensor) -> Tensor:
         """The nearest to x that agrees with a linear measurement without noise, as E[x0 | x_t, y] does."""

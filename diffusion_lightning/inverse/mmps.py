@@ -18,7 +18,7 @@ class MMPS(Posterior):
     .. math:: V = \mathrm{Cov}[x_0 \mid x_t] = \frac{\sigma^2}{\alpha}\,\frac{\partial D}{\partial x_t}, \qquad
               D + V A^\top (A V A^\top + \sigma_y^2 I)^{-1} (y - A D)
 
-    (section 4.2, eq. 16 to 21, by the second-order formula of Tweedie). The system is solved by conjugate gradients,
+    (section 4.2; V is Tweedie's formula of second order). The system is solved by conjugate gradients,
     each step of which is one vector–Jacobian product. Exact for Gaussian data, and the nearest to exact for others.
 
     Args:

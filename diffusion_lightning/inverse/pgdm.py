@@ -19,7 +19,7 @@ class PGDM(Posterior):
               (r^2 A A^\top + \sigma_y^2 I)^{-1} (y - A D), \qquad
               r^2 = \frac{\tilde\sigma^2 s^2}{\tilde\sigma^2 + s^2}, \quad \tilde\sigma = \sigma / \alpha,
 
-    which is the guess of the paper (eq. 7 to 9) put into Tweedie's formula. The system is solved in closed form for
+    which is the guess of the paper put into Tweedie's formula. The system is solved in closed form for
     most operators; what it costs is one vector–Jacobian product. Exact for data N(0, s² I). The paper has r² in front,
     too, a weight that its authors chose for their samplers; here Bayes' rule has the last word, and every sampler draws
     the same.

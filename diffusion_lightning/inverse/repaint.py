@@ -21,7 +21,7 @@ class RePaint(PosteriorSampler):
               \tilde x = \tilde x' + \sqrt{\tilde\sigma^2 - \tilde\sigma'^2}\, z'
 
     are the step down (eq. 8) and the way back up; for other linear operators m is A⁺A, and m·y is A⁺y. With noise, the
-    measurement is noised by as much less, and below σ_y the model goes on alone; A⁺ is then as in
+    measurement is noised by as much less, and below σ_y the model goes on alone, without going back; A⁺ is then as in
     :class:`~diffusion_lightning.inverse.replacement.Replacement`. The more resamplings, the less the
     seams are seen; what is drawn is no draw of the posterior all the same.
 
@@ -59,11 +59,12 @@ class RePaint(PosteriorSampler):
         self.jump_length, self.resamplings = int(jump_length), int(resamplings)
 
     def num_steps(self, sde: SDE) -> int:
-        return len(self._schedule())
+        return len(self._schedule(self.levels(sde)))
 
-    def _schedule(self) -> list[int]:
+    def _schedule(self, levels: list[float]) -> list[int]:
         """The index of the noise level that each step starts from; where it falls, there is a jump back before."""
-        left = {at: self.resamplings - 1 for at in range(self.jump_length, self.steps, self.jump_length)}
+        ends = [at for at in range(self.jump_length, self.steps, self.jump_length) if levels[at] >= self.noise_std]
+        left = dict.fromkeys(ends, self.resamplings - 1)
         visited, at = [], 0
         while at < self.steps:
             visited.append(at)
@@ -76,9 +77,9 @@ class RePaint(PosteriorSampler):
     def walk(
         self, denoise: Denoise, x: Tensor, levels: list[float], generator: torch.Generator | None
     ) -> Iterator[tuple[Tensor, float]]:
+        schedule, before = self._schedule(levels), 0
         levels = [*levels, 0.0]
-        before = 0
-        for i in self._schedule():
+        for i in schedule:
             if i < before:
                 x = x + math.sqrt(levels[i] ** 2 - levels[before] ** 2) * normal_like(x, generator)
             level, next_level = levels[i], levels[i + 1]

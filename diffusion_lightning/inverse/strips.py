@@ -4,16 +4,18 @@ import torch
 from torch import Tensor
 
 
-def tiles(given: Tensor, answers: Tensor, truth: Tensor | None = None) -> Tensor:
-    """Given | answers | their mean | their standard deviation | the truth if known, ``(num + 3 or 4, 3, H, W)``.
+def spread(answers: Tensor) -> Tensor:
+    """The standard deviation of answers ``(num, …)`` as a picture: black is 0, white 1."""
+    return 2 * answers.std(0, correction=0) - 1
 
-    Of the deviation black is 0, and white 1, which answers have that are half black and half white.
+
+def tiles(given: Tensor, answers: Tensor, truth: Tensor | None = None) -> Tensor:
+    """Given | answers | their mean | their :func:`spread` | the truth if known, ``(num + 3 or 4, 3, H, W)``.
 
     Args:
         given: what was measured, as a picture ``(C, H, W)`` in [-1, 1], C = 1 or 3; grey beside colour will do.
         answers: ``(num, C, H, W)``.
         truth: ``(C, H, W)``.
     """
-    deviation = 2 * answers.std(0, correction=0) - 1
-    shown = [given, *answers, answers.mean(0), deviation, *([] if truth is None else [truth])]
+    shown = [given, *answers, answers.mean(0), spread(answers), *([] if truth is None else [truth])]
     return torch.stack([tile.expand(3, -1, -1) for tile in shown])

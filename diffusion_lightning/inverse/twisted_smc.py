@@ -27,8 +27,8 @@ class TwistedSMC(PosteriorSampler):
     with the ancestral step's own m and s, and particles are drawn anew by their weights where these have become too
     unequal. The weights mend whatever the guess gets wrong, so with ever more particles and steps the samples are the
     posterior's. Each sample is drawn from a population of its own: samples are independent, and cost ``particles``
-    times as much as one. (The alternative to Langevin steps on the posterior, which are right in the limit of steps
-    alone and do not pass from one mode to another.)
+    times as much as one. (Annealed Langevin steps on the posterior, the alternative, are right in the limit of ever
+    more steps, and do not pass from one mode to another.)
 
     The guess is ΠGDM's, N(y; A D, r² A Aᵀ + σ_y² I) with r² = σ̃²s²/(σ̃² + s²) of data of standard deviation s; for an
     operator that is not linear, N(y; A(D), (r² + σ_y²) I).
@@ -100,18 +100,12 @@ class TwistedSMC(PosteriorSampler):
             log_weights = log_weights + (log_ratio + log_guess - before).unflatten(0, (-1, count))
             yield x[::count], next_level
         one = torch.multinomial(log_weights.softmax(1).cpu(), 1, generator=generator)[:, 0].to(x.device)
-        ends = self.consistent(denoised[torch.arange(len(one), device=x.device) * count + one])
-        yield ends, 0.0
+        chosen = torch.arange(len(one), device=x.device) * count + one
+        yield self.consistent(denoised)[chosen], 0.0
 
-    def residual(self, x: Tensor) -> Tensor:
-        # one measurement for each particle of a population
-        own, count = self.y, self.particles
-        if 1 < len(own) < len(x):
-            self.y = own.repeat_interleave(count, 0)
-        try:
-            return super().residual(x)
-        finally:
-            self.y = own
+    def of_each(self) -> Tensor:
+        # of each particle of a population
+        return self.y if len(self.y) == 1 else self.y.repeat_interleave(self.particles, 0)
 
     def _twisted(self, denoise: Denoise, x: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
         """D, ln p̃(y | x̃) but for a constant, and its gradient."""

@@ -62,8 +62,7 @@ def agreeing(x: Tensor, y: Tensor, operator: Operator, noise_std: float) -> Tens
         return residual.abs().amax(1) <= EIGHT_BITS
     from scipy.stats import chi2
 
-    count = int(operator.measured(torch.ones_like(y[:1])).sum())
-    low, high = chi2.interval(CONFIDENCE, count)
+    low, high = chi2.interval(CONFIDENCE, operator.count(y))
     distance = residual.square().sum(1) / noise_std**2
     return (distance >= low) & (distance <= high)
 

@@ -123,9 +123,30 @@ def test_where_nothing_is_known_going_back_and_forth_changes_nothing() -> None:
 def test_repaint_counts_its_ways() -> None:
     sampler = RePaint(torch.zeros(1, 2), FIRST, steps=6, jump_length=2, resamplings=3)
     sampler(mixture(), (2, 2))
-    assert sampler._schedule() == [0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 4, 5]
+    assert sampler._schedule(sampler.levels(KarrasSDE())) == [0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 4, 5]
     assert sampler.nfe == 14
     assert len(sampler(mixture(), (2, 2), trajectory=True)) == 15
+
+
+def test_repaint_does_not_go_back_where_the_measurement_is_the_noisier() -> None:
+    sampler = RePaint(torch.zeros(1, 2), FIRST, noise_std=0.5, steps=20, jump_length=2, resamplings=5)
+    levels = sampler.levels(KarrasSDE())
+    schedule = sampler._schedule(levels)
+    back = {i for i, j in zip(schedule[1:], schedule, strict=False) if i <= j}
+    assert back
+    assert all(levels[i + 2] >= 0.5 for i in back)
+    # and what it draws is about the measurement, which the model alone would leave
+    drawn = restore(
+        mixture(),
+        torch.tensor([[-1.0, 0.0]]),
+        FIRST,
+        "RePaint",
+        500,
+        noise_std=0.3,
+        generator=torch.Generator().manual_seed(0),
+        batch_size=500,
+    )
+    assert ((drawn[:, 0] + 1).square().mean() / 0.3**2).item() < 1.5
 
 
 def test_sdedit_is_a_channel_of_known_width() -> None:

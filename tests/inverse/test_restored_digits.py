@@ -18,17 +18,24 @@ from diffusion_lightning.images import to_uint8
 from diffusion_lightning.inverse.masks import missing_pixels
 from diffusion_lightning.metrics.features import build_features
 from diffusion_lightning.metrics.restoration import psnr
+from diffusion_lightning.randomness import draw_some
 
 OF_EACH, ASKED, DRAWS = 20, 10, 3
+
+
+def some(mask: torch.Tensor, count: int) -> torch.Tensor:
+    """So many of the places where it is true, drawn."""
+    places = mask.nonzero()[:, 0]
+    return places[draw_some(count, len(places), seed=0)]
 
 
 def test_answers_show_the_truths_digit_more_often_than_any_guess() -> None:
     """100 held-out digits, of each the upper half: 200 digits of training are the model's data."""
     training, held_out = EmbeddedMNIST().load_images()
-    chosen = torch.cat([(training.labels == digit).nonzero()[:OF_EACH, 0] for digit in range(10)])
+    chosen = torch.cat([some(training.labels == digit, OF_EACH) for digit in range(10)])
     means = normalize(training.images[chosen])
     model = GaussianMixtureDenoiser(means, torch.full((len(means),), 0.25), torch.ones(len(means)), KarrasSDE())
-    asked = torch.cat([(held_out.labels == digit).nonzero()[:ASKED, 0] for digit in range(10)])
+    asked = torch.cat([some(held_out.labels == digit, ASKED) for digit in range(10)])
     truth, labels = normalize(held_out.images[asked]), held_out.labels[asked]
 
     operator = Inpainting(~missing_pixels("bottom", (28, 28)))

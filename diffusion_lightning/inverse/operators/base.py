@@ -50,6 +50,10 @@ class Operator(nn.Module, ABC):
         """y with zeros where nothing is measured, for operators that keep the place of what they leave out."""
         return y
 
+    def count(self, y: Tensor) -> int:
+        """How many numbers of each of a batch of measurements are measured."""
+        return int(self.measured(torch.ones_like(y[:1])).sum())
+
     def shape_of(self, y: Tensor) -> tuple[int, ...]:
         """The shape of the example of which each of a batch of measurements is one."""
         return tuple(self.adjoint(y).shape[1:]) if self.is_linear else tuple(y.shape[1:])
