@@ -14,6 +14,9 @@ from diffusion_lightning.inverse.masks import WORDS, missing_pixels
 
 Task = Literal["inpaint", "colour", "upscale", "deblur", "outpaint", "custom"]
 
+OPTIONS = {"inpaint": "mask", "upscale": "factor", "deblur": "sigma", "outpaint": "window", "custom": "operator"}
+"""The one that each task has."""
+
 MASKS = f"{WORDS}, or a picture's path"
 
 
@@ -37,14 +40,14 @@ class Measuring:
 def measuring(
     task: Task,
     shape: tuple[int, ...],
-    mask: str = "center",
-    factor: int = 2,
-    sigma: float = 1.0,
+    mask: str | None = None,
+    factor: int | None = None,
+    sigma: float | None = None,
     window: tuple[int, int] | None = None,
     operator: Operator | None = None,
     seed: int = 0,
 ) -> Measuring:
-    """What a task's options mean for a model of pictures of this shape, (C, H, W).
+    """What a task's option, or its default, means for a model of pictures of this shape, (C, H, W).
 
     Raises:
         UsageError: for options that do not go together, or not with the shape.
@@ -52,21 +55,22 @@ def measuring(
     """
     channels, height, width = shape
     of_model = "as the model's"
-    if (operator is None) == (task == "custom"):
-        raise UsageError(
-            "operator: --task custom needs one, such as --operator MotionBlur --operator.length 7"
-            if operator is None
-            else f"operator={type(operator).__name__}: goes with --task custom"
-        )
+    given = {"inpaint": mask, "upscale": factor, "deblur": sigma, "outpaint": window, "custom": operator}
+    for other, value in given.items():
+        if value is not None and other != task:
+            raise UsageError(f"{OPTIONS[other]}: goes with --task {other}, and does nothing for {task}: leave it out")
+    if task == "custom" and operator is None:
+        raise UsageError("operator: --task custom needs one, such as --operator MotionBlur --operator.length 7")
     match task:
         case "inpaint":
-            known = ~mask_of(mask, (height, width), seed)
+            known = ~mask_of(mask if mask is not None else "center", (height, width), seed)
             return Measuring(Inpainting(known), channels, (height, width), of_model)
         case "colour":
             if channels != 3:
                 raise UsageError("task=colour: the model draws grey pictures: it knows no colours")
             return Measuring(Grayscale(), 1, (height, width), of_model)
         case "upscale":
+            factor = factor if factor is not None else 2
             if factor < 2 or height % factor or width % factor:
                 raise UsageError(
                     f"factor={factor}: must be at least 2 and divide the model's {width} × {height} pixels"
@@ -76,7 +80,7 @@ def measuring(
                 Downsample(factor), channels, small, f"the model's {width} × {height} over --factor {factor}"
             )
         case "deblur":
-            return Measuring(GaussianBlur(sigma), channels, (height, width), of_model)
+            return Measuring(GaussianBlur(sigma if sigma is not None else 1.0), channels, (height, width), of_model)
         case "outpaint":
             inside = window if window is not None else (height // 2, width // 2)
             return Measuring(Crop(inside, (height, width)), channels, inside, "as --window, rows × columns, says")

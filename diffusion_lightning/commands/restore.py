@@ -19,6 +19,7 @@ from diffusion_lightning.commands.restoration_tasks import MASKS, Measuring, Tas
 from diffusion_lightning.commands.run_folder import CKPT_PATH, find_checkpoint
 from diffusion_lightning.commands.usage import UsageError, check_seed
 from diffusion_lightning.conditions import taken_by
+from diffusion_lightning.guidance import ClassifierFreeGuidance
 from diffusion_lightning.images import image_grid, is_picture, to_uint8, write_picture
 from diffusion_lightning.inverse import METHODS, Operator, restore
 from diffusion_lightning.inverse.restore import STEPS, is_sampler
@@ -42,7 +43,7 @@ def restore_command(args: list[str]) -> None:
     settle_guidance(options)
     given = restore_parser().instantiate(options)
     check_seed(seed=options.seed)
-    for name in ("num", "batch_size"):
+    for name in ("num", "batch_size", "scale"):
         if getattr(options, name) < 1:
             raise UsageError(f"{name}={getattr(options, name)}: must be at least 1")
     if not (options.noise >= 0 and math.isfinite(options.noise)):
@@ -74,6 +75,8 @@ def restore_command(args: list[str]) -> None:
     classes = _classes(options.labels, len(names), model)
     output = _free(Path(options.output))
     denoiser = model.guided(given.guidance)
+    if classes is None and isinstance(denoiser, ClassifierFreeGuidance):
+        raise UsageError("guidance: is towards a class, and none is asked for: give --labels, or leave guidance out")
     sampler = None if is_sampler(options.method) else given.sampler or DPMSolverPlusPlus(STEPS)
 
     generator = torch.Generator(model.device).manual_seed(options.seed)
@@ -141,15 +144,22 @@ def restore_parser() -> OneLineParser:
         "--truth", type=str | None, default=None, help="A folder of the whole pictures, by their names."
     )
     parser.add_argument(
-        "--mask", type=str, default="center", help=f"For inpaint: what is to be filled in, {MASKS} (white there)."
+        "--mask",
+        type=str | None,
+        default=None,
+        help=f"For inpaint: what is to be filled in, {MASKS} (white there); center by default.",
     )
-    parser.add_argument("--factor", type=int, default=2, help="For upscale: how many times as wide and high.")
-    parser.add_argument("--sigma", type=float, default=1.0, help="For deblur: of the Gaussian, in pixels.")
+    parser.add_argument(
+        "--factor", type=int | None, default=None, help="For upscale: how many times as wide and high, 2 by default."
+    )
+    parser.add_argument(
+        "--sigma", type=float | None, default=None, help="For deblur: of the Gaussian, 1 pixel by default."
+    )
     parser.add_argument(
         "--window",
         type=tuple[int, int] | None,
         default=None,
-        help="For outpaint: [rows, columns] given, in the middle.",
+        help="For outpaint: [rows, columns] given, in the middle; half of both by default.",
     )
     parser.add_argument(
         "--operator", type=Operator | None, default=None, help="For custom: MotionBlur, Fourier, Function, …"

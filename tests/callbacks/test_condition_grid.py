@@ -114,6 +114,8 @@ trainer:
   callbacks:
     - class_path: diffusion_lightning.ConditionGrid
       init_args: {num_examples: 3, draws: 1}
+    - class_path: diffusion_lightning.RestorationGrid
+      init_args: {method: PGDM, num_examples: 3, draws: 1, sampler: {class_path: Heun, init_args: {steps: 2}}}
 model:
   network: {class_path: told_picture.ToldPicture}
   sampler: {init_args: {steps: 2}}
@@ -145,6 +147,14 @@ def test_two_processes_draw_a_part_each(tmp_path, environment):
     drawn = torch.cat([drawn_by(module, conditions, own, rank) for rank, own in enumerate(shares)])
     for row in range(3):
         assert torch.equal(tile(picture, row, 1), to_uint8(drawn[row]).expand(3, -1, -1))
+    restored = pixels(run / "restorations" / "epoch=0000.png")
+    x = to_uint8(data.examples(data.first_held_out(3))[0])
+    for row in range(3):
+        answer = tile(restored, row, 1)
+        assert torch.equal(answer[0, :14], x[row, 0, :14])
+        assert torch.equal(tile(restored, row, 4)[0], x[row, 0])
+        # each was drawn by one process with noise of its own
+        assert not any(torch.equal(answer[:, 14:], tile(restored, other, 1)[:, 14:]) for other in range(row))
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

@@ -165,8 +165,18 @@ def test_white_in_a_masks_picture_is_filled_in(tmp_path) -> None:
         (["--task=colour"], "task=colour: the model draws grey pictures"),
         (["--task=upscale", "--factor=3"], "factor=3: must be at least 2 and divide"),
         (["--task=upscale"], "a has 28 × 28 pixels: must have 14 × 14, the model's 28 × 28 over --factor 2; whole"),
+        (["--task=colour", "--mask=left"], "mask: goes with --task inpaint, and does nothing for colour"),
+        (["--task=inpaint", "--factor=4"], "factor: goes with --task upscale, and does nothing for inpaint"),
+        (["--task=inpaint", "--scale=0"], "scale=0: must be at least 1"),
+        (
+            ["--task=inpaint", "--guidance=ClassifierFreeGuidance", "--guidance.weight=2"],
+            "guidance: is towards a class",
+        ),
         (["--task=custom"], "operator: --task custom needs one"),
-        (["--task=deblur", "--operator=MotionBlur"], "operator=MotionBlur: goes with --task custom"),
+        (
+            ["--task=deblur", "--operator=MotionBlur"],
+            "operator: goes with --task custom, and does nothing for deblur: leave it out",
+        ),
         (["--task=custom", "--operator=Clip"], "operator: Clip is not linear, and MMPS needs a linear one"),
         (["--task=inpaint", "--method=RePaint"], "sampler: RePaint draws by itself: leave it out"),
         (["--task=inpaint", "--input=nowhere"], "input='nowhere': there is no such file or folder"),
@@ -200,3 +210,14 @@ def test_a_broken_picture_and_a_used_folder_are_told(run, digits, tmp_path, caps
     line = failure(capsys, *given, f"--input={digits}", f"--output={tmp_path / 'broken'}")
     assert "this folder is not empty: give another one" in line
     assert (tmp_path / "broken" / "x.png").read_bytes() == b"no picture"
+
+
+def test_the_seed_decides_the_answers_and_a_class_is_told(run, digits, tmp_path) -> None:
+    """The same seed, the same answers; another, or a class, makes others."""
+    given = ["--task=inpaint", f"--input={digits}", "--mask=bottom"]
+    for name, more in (("a", []), ("b", []), ("c", ["--seed=1"]), ("d", ["--labels=[3]"])):
+        restored(run, tmp_path / name, *given, *more)
+    a, b, c, d = (levels(tmp_path / name / "a" / "000.png") for name in "abcd")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert not torch.equal(a, d)
