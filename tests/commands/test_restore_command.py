@@ -21,7 +21,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.yaml").write_text(TINY)
     (folder / "quiet.yaml").write_text(QUIET)
     overlays = [f"--config={folder / name}" for name in ("tiny.yaml", "quiet.yaml")]
-    cli.main(["fit", f"--config={QUICKSTART}", *overlays, f"--trainer.default_root_dir={folder}"])
+    groups = ["--data.condition.clusters=2", "--data.condition.within_classes=true", "--model.network.num_classes=20"]
+    cli.main(["fit", f"--config={QUICKSTART}", *overlays, *groups, f"--trainer.default_root_dir={folder}"])
     return next(folder.rglob("last.ckpt"))
 
 
@@ -213,11 +214,15 @@ def test_a_broken_picture_and_a_used_folder_are_told(run, digits, tmp_path, caps
 
 
 def test_the_seed_decides_the_answers_and_a_class_is_told(run, digits, tmp_path) -> None:
-    """The same seed, the same answers; another, or a class, makes others."""
+    """The same seed, the same answers, also of the groups that a class has; another, or a class, makes others."""
     given = ["--task=inpaint", f"--input={digits}", "--mask=bottom"]
-    for name, more in (("a", []), ("b", []), ("c", ["--seed=1"]), ("d", ["--labels=[3]"])):
+    for name, more in (("a", []), ("b", []), ("c", ["--seed=1"]), ("d", ["--labels=[3]"]), ("e", ["--labels=[3]"])):
         restored(run, tmp_path / name, *given, *more)
     a, b, c, d = (levels(tmp_path / name / "a" / "000.png") for name in "abcd")
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert not torch.equal(a, d)
+    for name in ("a", "b"):
+        answers = [levels(tmp_path / run / name / f"{i:03d}.png") for run in "de" for i in range(2)]
+        assert torch.equal(answers[0], answers[2])
+        assert torch.equal(answers[1], answers[3])

@@ -11,6 +11,7 @@ from diffusion_lightning import (
     DDIM,
     DDPM,
     DPS,
+    MLP,
     MMPS,
     PGDM,
     AncestralPredictor,
@@ -18,8 +19,10 @@ from diffusion_lightning import (
     EulerMaruyama,
     Heun,
     Inpainting,
+    KarrasPreconditioning,
     LangevinCorrector,
     Linear,
+    NetworkDenoiser,
     PredictorCorrector,
     ProbabilityFlowODE,
     Replacement,
@@ -160,6 +163,19 @@ def test_gradients_reach_through_a_sampler_that_takes_none() -> None:
         quiet = posterior.denoise(x, t)
     torch.testing.assert_close(quiet, posterior.denoise(x, t))
     assert not quiet.requires_grad
+
+
+@pytest.mark.parametrize("method", [MMPS, PGDM, DPS])
+def test_weights_are_as_they_were(method) -> None:
+    """A network in training is asked, too: its weights take gradients afterwards, and have got none."""
+    network = MLP(dim=3)
+    frozen = next(network.parameters()).requires_grad_(False)
+    inside = NetworkDenoiser(network, SDES["karras"], KarrasPreconditioning())
+    method(inside, torch.zeros(1, 2), Linear(problem(torch.float32)[2]), NOISE_STD).denoise(
+        torch.ones(2, 3), torch.ones(2)
+    )
+    assert all(weight.requires_grad == (weight is not frozen) for weight in network.parameters())
+    assert all(weight.grad is None for weight in network.parameters())
 
 
 def test_dps_steps_down_the_norm() -> None:
